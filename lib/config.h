@@ -1,0 +1,89 @@
+/* config - the one file that counterd and flusher share: JSON with comments
+ *
+ * Every key is a row of one table (config_keys), which holds its type, default, range and meaning; reading,
+ * checking and the test that each key is documented all follow from it. A file is read whole or not at all:
+ * an unknown key, a wrong type, a value out of range or a key given twice is a mistake, and every mistake in
+ * the file is named, a line each, with its place.
+ */
+#ifndef LIB_CONFIG_H
+#define LIB_CONFIG_H
+
+#include "lib/address.h"
+#include "lib/error.h"
+#include "lib/keyspace.h"
+
+#define CONFIG_LISTEN_MAX 16
+
+struct config_list {
+    char *items[CONFIG_LISTEN_MAX];
+    size_t len;
+};
+
+struct config {
+    char *namespace;
+    int64_t shards;
+    int64_t workers; /* 0 = one per core */
+    struct {
+        struct config_list udp;   /* host:port, checked */
+        struct config_list tcp;   /* host:port, checked */
+        struct config_list local; /* paths of datagram sockets */
+        char *http;               /* host:port, checked; "" = none */
+        int64_t buffer_bytes;     /* what SO_RCVBUF is asked for */
+    } listen;
+    int64_t coalesce_ms;
+    int64_t keys_max;      /* per worker */
+    int64_t history_bytes; /* per worker */
+    struct {
+        char *url;
+        char *password_file;
+        int64_t timeout_ms;
+        struct redis_address address; /* url taken apart, with the password of password_file */
+    } redis;
+    struct {
+        char *url;
+        char *password_file;
+        char *password; /* "" = none given; libpq then looks in PGPASSFILE and the like */
+    } postgres;
+    struct {
+        int64_t jobs;
+    } flush;
+};
+
+enum config_type {
+    CONFIG_INTEGER,   /* int64_t */
+    CONFIG_TEXT,      /* char * */
+    CONFIG_ADDRESS,   /* char *, host:port or "" */
+    CONFIG_ADDRESSES, /* struct config_list of host:port */
+    CONFIG_PATHS,     /* struct config_list of absolute paths */
+    CONFIG_RESERVED,  /* not a choice yet: only the default (JSON) is taken; nothing is stored */
+};
+
+struct config_key {
+    const char *name; /* as in the file, sections joined by a dot: "listen.udp" */
+    enum config_type type;
+    size_t offset;             /* in struct config */
+    const char *default_value; /* a list: separated by blanks; CONFIG_RESERVED: JSON */
+    int64_t min, max;          /* integer: value; text: length in bytes */
+    bool reloads;              /* SIGHUP takes it over; else it waits for a restart */
+    const char *unit;          /* integers: "ms", "bytes", "" */
+};
+
+/* The table, ordered by section as in the file. */
+const struct config_key *config_keys(size_t *ret_len);
+
+/* Reads `path` and the password files that it names. Gives a config to be freed with config_free(). On
+ * failure the error's text has one line per mistake, each starting with the file's name. */
+MUST_CHECK int config_load(const char *path, struct config **ret_config, struct error *error);
+
+/* The same for text already in memory; `name` stands for the file's name. Password files are not read: pure.
+ */
+MUST_CHECK int config_parse(const char *name, struct span text, struct config **ret_config,
+                            struct error *error);
+
+void config_free(struct config *config);
+
+/* Writes the names of the keys that differ but can't be reloaded into `buf`, joined by blanks; false when
+ * there are none. */
+bool config_needs_restart(const struct config *old, const struct config *new, char *buf, size_t buf_bytes);
+
+#endif

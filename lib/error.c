@@ -1,0 +1,28 @@
+#include "lib/error.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+int error_set(struct error *error, int code, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(error->text, sizeof(error->text), format, args);
+    va_end(args);
+    return code;
+}
+
+int error_prefix(struct error *error, int code, const char *format, ...)
+{
+    char context[256];
+    struct error inner = *error;
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(context, sizeof(context), format, args);
+    va_end(args);
+    snprintf(error->text, sizeof(error->text), "%s: %.*s", context,
+             (int)(sizeof(error->text) - sizeof(context) - 3), inner.text);
+    return code;
+}

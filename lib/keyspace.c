@@ -1,0 +1,30 @@
+#include "lib/keyspace.h"
+
+#include <stdio.h>
+#include <xxhash.h>
+
+static const char *const suffixes[SHARD_KEY_COUNT] = {
+    [SHARD_KEY_OPEN] = "open",
+    [SHARD_KEY_SEALED] = "sealed",
+    [SHARD_KEY_META] = "meta",
+    [SHARD_KEY_WRITERS] = "writers",
+    [SHARD_KEY_DURABLE] = "durable",
+    [SHARD_KEY_OPEN_SEQS] = "open_seqs",
+    [SHARD_KEY_SEALED_SEQS] = "sealed_seqs",
+};
+
+uint64_t keyspace_hash(struct span key)
+{
+    return XXH3_64bits(key.ptr, key.len);
+}
+
+void keyspace_shard_keys(struct shard_keys *ret_keys, const char *namespace, uint32_t shard)
+{
+    for (int i = 0; i < SHARD_KEY_COUNT; i++)
+        snprintf(ret_keys->name[i], REDIS_KEY_BYTES, "{%s:%u}:%s", namespace, shard, suffixes[i]);
+}
+
+void keyspace_shards_key(char ret_name[REDIS_KEY_BYTES], const char *namespace)
+{
+    snprintf(ret_name, REDIS_KEY_BYTES, "{%s}:shards", namespace);
+}

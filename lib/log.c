@@ -1,0 +1,60 @@
+#include "lib/log.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "lib/error.h"
+
+static const char *const level_names[] = {
+    [LOG_LEVEL_ERROR] = "error",
+    [LOG_LEVEL_WARN] = "warn",
+    [LOG_LEVEL_INFO] = "info",
+};
+
+void log_event(enum log_level level, const char *event, const char *format, ...)
+{
+    char line[2048];
+    va_list args;
+    int len = snprintf(line, sizeof(line), "level=%s event=%s", level_names[level], event);
+
+    if (format[0] != '\0') {
+        line[len++] = ' ';
+        va_start(args, format);
+        len += vsnprintf(line + len, sizeof(line) - (size_t)len, format, args);
+        va_end(args);
+    }
+    if ((size_t)len > sizeof(line) - 1)
+        len = sizeof(line) - 1;
+    line[len++] = '\n';
+    /* Nobody is left to tell when stderr is gone. */
+    if (write(STDERR_FILENO, line, (size_t)len) < 0)
+        return;
+}
+
+const char *log_quote(char buf[LOG_TEXT_BYTES], struct span text)
+{
+    char *at = buf;
+    const char *end = buf + LOG_TEXT_BYTES - sizeof("\\xff\"");
+
+    *at++ = '"';
+    for (size_t i = 0; i < text.len && at < end; i++) {
+        unsigned char c = (unsigned char)text.ptr[i];
+        if (c == '"' || c == '\\')
+            at += sprintf(at, "\\%c", c);
+        else if (c < 0x20 || c >= 0x7f)
+            at += sprintf(at, "\\x%02x", c);
+        else
+            *at++ = (char)c;
+    }
+    *at++ = '"';
+    *at = '\0';
+    return buf;
+}
+
+void log_error(enum log_level level, const char *event, const struct error *error)
+{
+    char quoted[LOG_TEXT_BYTES];
+
+    log_event(level, event, "error=%s", log_quote(quoted, span_of(error->text)));
+}

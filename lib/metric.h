@@ -1,0 +1,52 @@
+/* metric - the line protocol: one line of bytes into one increment, or the reason why not
+ *
+ * The grammar, its limits and the order in which faults are looked for: docs/line-protocol.md. Total: every
+ * input gives an answer. Pure: never allocates, never writes into its input, needs no NUL.
+ */
+#ifndef LIB_METRIC_H
+#define LIB_METRIC_H
+
+#include "lib/keyspace.h"
+#include "lib/util.h"
+
+/* Values are fixed-point: millionths of one. */
+#define MICROS_PER_UNIT INT64_C(1000000)
+#define VALUE_MAX       INT64_C(9000000000000) /* whole units, of a value and of what is pending for a key */
+#define MICROS_MAX      (VALUE_MAX * MICROS_PER_UNIT)
+
+/* Why a line is not counted. REJECT_NONE is no reason: the line counts. */
+enum reject {
+    REJECT_NONE,
+    REJECT_SYNTAX,
+    REJECT_VALUE,
+    REJECT_RATE,
+    REJECT_TYPE,
+    REJECT_KEY,
+    REJECT_UTF8,
+    REJECT_TOO_LONG,
+    REJECT_TRUNCATED,
+    REJECT_OVERFLOW,
+    REJECT_RANGE,
+    REJECT_DENIED,
+    REJECT_COUNT
+};
+
+/* "syntax", "value", ...; "none" for REJECT_NONE. */
+const char *reject_name(enum reject reject);
+
+struct metric {
+    struct span key;         /* borrowed from the line */
+    struct span tags;        /* what follows '#', not looked into yet; len 0 = none */
+    int64_t micros;          /* sum of the values divided by the rate; within +-MICROS_MAX */
+    int64_t time;            /* unix seconds of the T field; -1 = none */
+    uint32_t fields_ignored; /* fields of kinds that we do not know */
+};
+
+/* Parses one line, without its LF or CR LF, not blank. `ret_metric` holds something only on REJECT_NONE. */
+MUST_CHECK enum reject metric_parse(struct span line, struct metric *ret_metric);
+
+/* Writes the key with its tags in canonical form into `buf` and its length into `ret_len`. */
+MUST_CHECK enum reject metric_canonical_key(const struct metric *metric, char buf[KEY_LEN_MAX],
+                                            size_t *ret_len);
+
+#endif

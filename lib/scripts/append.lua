@@ -1,0 +1,81 @@
+-- append: a writer's next batch joins the open generation; PROTOCOL step "append".
+--
+-- ARGV: writer, seq, known_durable, events, then member and delta in turn (deltas: whole numbers, decimal).
+-- Returns OK|DUP and the writer's durable seq; GAP and the last seq that is here; FULL when a score would leave
+-- the range in which a double is exact: the batch fits again after the next seal.
+-- Redis does not undo a script that fails half way, so everything that can fail is looked at before the first
+-- write: the reads below also make a key of the wrong type fail here.
+local open, meta, writers, durable, open_seqs = KEYS[1], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local writer, seq, known, events = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local EXACT = 9007199254740992
+local TOTAL_MAX = 9.2e18
+
+local function whole(n)
+  return n and n >= 0 and n <= EXACT and n == math.floor(n)
+end
+
+if not writer or writer == '' or not whole(seq) or seq < 1 or not whole(known) or not whole(events)
+    or #ARGV < 6 or #ARGV % 2 ~= 0 then
+  return redis.error_reply('BADARG append: malformed arguments')
+end
+
+local last = math.max(tonumber(redis.call('HGET', writers, writer) or 0), known)
+local safe = redis.call('HGET', durable, writer) or '0'
+if seq <= last then
+  return {'DUP', safe}
+end
+if seq ~= last + 1 then
+  return {'GAP', string.format('%.0f', last)}
+end
+
+local sum, weight = 0, 0
+for i = 5, #ARGV, 2 do
+  local delta = tonumber(ARGV[i + 1])
+  if not delta or not string.find(ARGV[i + 1], '^%-?%d+$') or ARGV[i] == '' then
+    return redis.error_reply('BADARG append: malformed member or delta')
+  end
+  sum = sum + delta
+  weight = weight + math.abs(delta)
+end
+if weight > EXACT then
+  return redis.error_reply('BADARG append: a batch beyond 2^53')
+end
+
+local opened = redis.call('ZCARD', open) > 0
+local state = redis.call('HMGET', meta, 'accepted', 'events', 'open_weight')
+local accepted = tonumber(state[1] or 0)
+-- The weight (sum of absolute deltas) bounds every score of the generation; only beyond it scores are looked at.
+local open_weight = (opened and tonumber(state[3] or 0) or 0) + weight
+if math.abs(accepted) + math.abs(sum) > TOTAL_MAX or tonumber(state[2] or 0) + events > TOTAL_MAX then
+  return redis.error_reply('RANGE append: the running total of this shard is full')
+end
+if open_weight > EXACT then
+  -- A member given twice in a batch would pass one by one, so its deltas are added up first.
+  local deltas = {}
+  for i = 5, #ARGV, 2 do
+    deltas[ARGV[i]] = (deltas[ARGV[i]] or 0) + tonumber(ARGV[i + 1])
+  end
+  for member, delta in pairs(deltas) do
+    if math.abs(tonumber(redis.call('ZSCORE', open, member) or 0) + delta) > EXACT then
+      return {'FULL', safe}
+    end
+  end
+end
+local seqs = redis.call('HGET', open_seqs, writer)
+local first = seqs and string.match(seqs, '^(%d+)%-') or ARGV[2]
+local time = redis.call('TIME')
+local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+
+for i = 5, #ARGV, 2 do
+  redis.call('ZINCRBY', open, ARGV[i + 1], ARGV[i])
+end
+redis.call('HSET', open_seqs, writer, first .. '-' .. ARGV[2])
+redis.call('HSET', writers, writer, ARGV[2])
+if not opened then
+  redis.call('HSET', meta, 'opened_ms', now)
+end
+redis.call('HSET', meta, 'last_append_ms', now)
+redis.call('HSET', meta, 'open_weight', string.format('%.17g', open_weight))
+redis.call('HINCRBY', meta, 'accepted', string.format('%.0f', sum))
+redis.call('HINCRBY', meta, 'events', ARGV[4])
+return {'OK', safe}

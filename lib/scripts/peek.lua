@@ -1,0 +1,8 @@
+-- peek: what one member has pending, and which generations that belongs to; PROTOCOL "One key, exact".
+--
+-- ARGV: member. Returns {open score, sealed score, sealed_gen, prev_gen}, '' for what is not there.
+local open, sealed, meta = KEYS[1], KEYS[2], KEYS[3]
+local state = redis.call('HMGET', meta, 'sealed_gen', 'prev_gen')
+
+return {redis.call('ZSCORE', open, ARGV[1]) or '', redis.call('ZSCORE', sealed, ARGV[1]) or '',
+  state[1] or '', state[2] or ''}

@@ -255,8 +255,9 @@ class Redis(Process):
         self.directory.mkdir()
         self.path = self.directory / "redis.sock"
         self.password = password
-        argv = ["redis-server", "--port", "0", "--unixsocket", self.path, "--dir", self.directory, "--save", "",
-                "--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "noeviction"]
+        argv = ["redis-server", "--port", "0", "--unixsocket", self.path, "--unixsocketperm", "700",
+                "--dir", self.directory, "--save", "", "--appendonly", "yes", "--appendfsync", "always",
+                "--maxmemory-policy", "noeviction"]
         if password:
             argv += ["--requirepass", password]
         super().__init__(name, directory, argv)
@@ -347,9 +348,9 @@ class Postgres(Process):
         if user:
             shutil.chown(self.directory, user)
         self.initdb(user)
-        settings = {"listen_addresses": "", "unix_socket_directories": self.directory, "fsync": "off",
-                    "full_page_writes": "off", "shared_buffers": "32MB", "max_connections": "50",
-                    "autovacuum_naptime": "10min"}
+        settings = {"listen_addresses": "", "unix_socket_directories": self.directory,
+                    "unix_socket_permissions": "0700", "fsync": "off", "full_page_writes": "off",
+                    "shared_buffers": "32MB", "max_connections": "50", "autovacuum_naptime": "10min"}
         argv = [postgres_bin() / "postgres", "-D", self.data]
         for setting, value in settings.items():
             argv += ["-c", f"{setting}={value}"]
@@ -579,6 +580,8 @@ class Counterd(Process):
 
 # --- the base of every test ----------------------------------------------------------------------------------------
 
+SANITIZER_REPORT = re.compile(r"runtime error:|(Address|Leak|UndefinedBehavior)Sanitizer")
+
 Result = collections.namedtuple("Result", "code out err")
 
 
@@ -613,6 +616,13 @@ class Case(unittest.TestCase):
             "postgres": {"url": self.postgres.url(self.database)},
         }
 
+    def tearDown(self):
+        """Ends every counterd as a user would, so that a leak shows; no log may hold a sanitizer's report."""
+        for process in self.processes:
+            if isinstance(process, Counterd) and process.alive and self.redis.alive:
+                process.stop()
+            self.assertIsNone(SANITIZER_REPORT.search(process.log()), process.tail(80))
+
     def track(self, process):
         """Its log is shown when the test fails, and it is ended with the test."""
         self.processes.append(process)
@@ -636,6 +646,7 @@ class Case(unittest.TestCase):
                                   env={**os.environ, **(env or {})}, preexec_fn=_die_with_parent(signal.SIGKILL))
         except subprocess.TimeoutExpired as late:
             raise AssertionError(f"{argv} took longer than {deadline_s} s: {late.stderr}") from None
+        self.assertIsNone(SANITIZER_REPORT.search(done.stderr), done.stderr)
         return Result(done.returncode, done.stdout, done.stderr)
 
     def flusher(self, *args, code=EXIT_OK, env=None, config=None, deadline_s=DEADLINE_S):

@@ -575,7 +575,12 @@ class Counterd(Process):
     @staticmethod
     def pending(status):
         """Lines that Redis has not acknowledged."""
-        return status["pending"]["lines"]
+        return status["pending"]
+
+    @staticmethod
+    def rejected(status):
+        """reason -> lines, without those that did not occur."""
+        return {reason: lines for reason, lines in status["rejected"].items() if lines and reason != "total"}
 
 
 # --- the base of every test ----------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ class LostReplies(harness.Case):
         self.assertTrue(any(b"OK" in reply for reply in self.proxy.lost_replies), "no append was done and unanswered")
         self.assertEqual(self.redis.pending(), {f"key.{key}": 10 for key in range(30)})
         self.assertEqual(self.redis.accepted(), 300)
-        self.assertEqual(counterd.status()["appended"]["events"], 300)
+        self.assertEqual(counterd.status()["appended"]["increments"], 300)
 
     def test_append_resent_after_silence(self):
         counterd = self.counterd(redis=self.through_proxy)

@@ -57,8 +57,8 @@ class Redis(harness.Case):
         self.assertEqual(self.redis.pending(), {"slow": 101})
 
     def test_rolled_back_and_the_daemon_replays(self):
-        """Redis comes back with an older state (a backup, a replica that lagged): what it forgot comes out of
-        counterd's history."""
+        """Redis comes back with an older state (a backup, a replica that lagged): with the next batch of a shard
+        counterd learns of it, and what Redis forgot comes out of the history."""
         counterd = self.counterd()
         counterd.send_udp([f"key.{n}:1|c" for n in range(100)])
         counterd.settle(100)
@@ -71,9 +71,11 @@ class Redis(harness.Case):
         shutil.rmtree(self.redis.directory / "appendonlydir")
         shutil.copytree(self.dir / "backup", self.redis.directory / "appendonlydir")
         self.redis.start()
-        expected = {f"key.{n}": 2 if n < 100 else 1 for n in range(150)}
+        counterd.send_udp([f"key.{n}:1|c" for n in range(150)])
+        expected = {f"key.{n}": 3 if n < 100 else 2 for n in range(150)}
         harness.wait_until(lambda: self.redis.pending() == expected, what=lambda: f"replay\n{counterd.tail()}")
-        self.assertEqual(self.redis.accepted(), 250)
+        self.assertEqual(self.redis.accepted(), 400)
+        self.assertEqual(counterd.status()["redis"]["increments_lost"], 0)
 
     def test_emptied_under_the_daemon(self):
         """FLUSHALL on the wrong machine. Nothing had been flushed, so the history still has it all."""

@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """test_junk - whatever comes, nothing crashes, and received = accepted + rejected"""
 
+import contextlib
 import random
 import re
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -116,6 +118,40 @@ class Junk(harness.Case):
         status = self.assert_conserved(counterd, 2)
         self.assertEqual(status["rejected"]["truncated"], 1)
         self.assertEqual(self.redis.pending(), {"whole": 1})
+
+    def test_what_the_kernel_dropped_is_counted(self):
+        """A small socket buffer and a counterd that does not read: sent = received + dropped, to the datagram."""
+        counterd = self.counterd(listen={"udp": ["127.0.0.1:0"], "tcp": [], "http": "127.0.0.1:0",
+                                         "buffer_bytes": 8192})
+        counterd.signal(signal.SIGSTOP)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            for n in range(500):
+                sender.sendto(b"flood:1|c", counterd.address("udp"))
+        counterd.signal(signal.SIGCONT)
+
+        def all_accounted_for():
+            status = counterd.status()
+            return status if status["received"]["datagrams"] + status["kernel_dropped"] == 500 else None
+        status = harness.wait_until(all_accounted_for, what=lambda: f"500 datagrams in {counterd.status()}")
+        self.assertGreater(status["kernel_dropped"], 0)
+        self.assertGreater(status["received"]["datagrams"], 0)
+        counterd.settle(status["received"]["lines"])
+        self.assertEqual(self.redis.pending(), {"flood": status["received"]["datagrams"]})
+        counterd.wait_event("kernel_dropped")
+
+    def test_http_junk(self):
+        counterd = self.counterd()
+        dice = random.Random(SEED)
+        requests = [b"", b"\r\n\r\n", b"GET", b"GET / HTTP/9.9\r\n\r\n", b"GET " + b"/" * 100_000 + b" HTTP/1.1\r\n\r\n",
+                    b"POST /v1/status HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n", b"page.home:1|c\n",
+                    b"GET /v1/status HTTP/1.1\r\n" + b"X: y\r\n" * 10_000 + b"\r\n", dice.randbytes(50_000)]
+        for request in requests:
+            with socket.create_connection(counterd.address("http")) as connection:
+                with contextlib.suppress(ConnectionError):
+                    connection.sendall(request)
+        self.assertEqual(counterd.http("/nowhere")[0], 404)
+        self.assertEqual(counterd.http("/healthz")[0], 200)
+        self.assertEqual(counterd.status()["received"]["lines"], 0)
 
     def test_keys_max_overflows_into_one_key_and_totals_hold(self):
         self.migrate()

@@ -566,16 +566,13 @@ class Counterd(Process):
         that counts; gives the status."""
         def settled():
             status = self.status()
-            return status if status["received"]["lines"] >= lines and self.pending(status) == 0 else None
+            # The figures are not read at one moment: only when they add up does `pending` speak of all these lines.
+            whole = status["received"]["lines"] == status["accepted"] + status["rejected"]["total"]
+            return status if whole and status["received"]["lines"] >= lines and status["pending"] == 0 else None
         status = wait_until(settled, deadline_s, lambda: f"{lines} lines in Redis; status: {self.status()}")
         if status["received"]["lines"] != lines:
             raise AssertionError(f"{status['received']['lines']} lines came, {lines} were sent: {status}")
         return status
-
-    @staticmethod
-    def pending(status):
-        """Lines that Redis has not acknowledged."""
-        return status["pending"]
 
     @staticmethod
     def rejected(status):

@@ -32,12 +32,11 @@ void log_event(enum log_level level, const char *event, const char *format, ...)
         return;
 }
 
-const char *log_quote(char buf[LOG_TEXT_BYTES], struct span text)
+const char *log_escape(char buf[LOG_TEXT_BYTES], struct span text)
 {
     char *at = buf;
-    const char *end = buf + LOG_TEXT_BYTES - sizeof("\\xff\"");
+    const char *end = buf + LOG_TEXT_BYTES - sizeof("\\xff\"\"");
 
-    *at++ = '"';
     for (size_t i = 0; i < text.len && at < end; i++) {
         unsigned char c = (unsigned char)text.ptr[i];
         if (c == '"' || c == '\\')
@@ -47,8 +46,18 @@ const char *log_quote(char buf[LOG_TEXT_BYTES], struct span text)
         else
             *at++ = (char)c;
     }
-    *at++ = '"';
     *at = '\0';
+    return buf;
+}
+
+const char *log_quote(char buf[LOG_TEXT_BYTES], struct span text)
+{
+    size_t len = strlen(log_escape(buf, text));
+
+    /* log_escape() leaves room for the quotes. */
+    memmove(buf + 1, buf, len);
+    buf[0] = '"';
+    memcpy(buf + len + 1, "\"", sizeof("\""));
     return buf;
 }
 

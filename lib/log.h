@@ -15,6 +15,9 @@ void log_event(enum log_level level, const char *event, const char *format, ...)
 
 #define LOG_TEXT_BYTES 1200
 
+/* Writes `text` with all that is not printable ASCII, and \ and ", escaped. Cut when it does not fit. */
+const char *log_escape(char buf[LOG_TEXT_BYTES], struct span text);
+
 /* Writes `text` as a quoted field value into `buf` and returns it: "a \"b\"\x0a". Cut when it does not fit.
  */
 const char *log_quote(char buf[LOG_TEXT_BYTES], struct span text);

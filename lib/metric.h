@@ -6,13 +6,8 @@
 #ifndef LIB_METRIC_H
 #define LIB_METRIC_H
 
+#include "lib/decimal.h"
 #include "lib/keyspace.h"
-#include "lib/util.h"
-
-/* Values are fixed-point: millionths of one. */
-#define MICROS_PER_UNIT INT64_C(1000000)
-#define VALUE_MAX       INT64_C(9000000000000) /* whole units, of a value and of what is pending for a key */
-#define MICROS_MAX      (VALUE_MAX * MICROS_PER_UNIT)
 
 /* Why a line is not counted. REJECT_NONE is no reason: the line counts. */
 enum reject {

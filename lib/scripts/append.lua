@@ -1,6 +1,7 @@
 -- append: a writer's next batch joins the open generation; PROTOCOL step "append".
 --
--- ARGV: writer, seq, known_durable, events, then member and delta in turn (deltas: whole numbers, decimal).
+-- ARGV: writer, seq, known_durable, events, then member and delta in turn (deltas: whole numbers, decimal). A batch
+-- without members fills the place of one whose content its writer no longer has.
 -- Returns OK|DUP and the writer's durable seq; GAP and the last seq that is here; FULL when a score would leave
 -- the range in which a double is exact: the batch fits again after the next seal.
 -- Redis does not undo a script that fails half way, so everything that can fail is looked at before the first
@@ -15,7 +16,7 @@ local function whole(n)
 end
 
 if not writer or writer == '' or not whole(seq) or seq < 1 or not whole(known) or not whole(events)
-    or #ARGV < 6 or #ARGV % 2 ~= 0 then
+    or #ARGV % 2 ~= 0 then
   return redis.error_reply('BADARG append: malformed arguments')
 end
 

@@ -1,0 +1,368 @@
+#include "counterd/daemon.h"
+
+#include <errno.h>
+#include <event2/event.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <sysexits.h>
+#include <unistd.h>
+
+#include "counterd/http.h"
+#include "counterd/store.h"
+#include "counterd/version.h"
+#include "lib/clock.h"
+#include "lib/log.h"
+
+/* So long a start waits for Redis before it goes on without. */
+#define REDIS_CHECK_MS 2000
+
+struct daemon {
+    struct config *config;
+    const char *path;
+    struct event_base *base;
+    struct worker **workers;
+    size_t workers_len, workers_stopped;
+    int done_fd;
+    struct listener http_listener;
+    struct http *http;
+    struct event *signals[3];
+    struct event *done;
+    struct status_view view;
+};
+
+static int exit_code_of(int r)
+{
+    switch (r) {
+    case -EADDRINUSE:
+    case -EHOSTUNREACH:
+        return EX_UNAVAILABLE;
+    case -ENOMEM:
+        return EX_OSERR;
+    default:
+        return EX_CONFIG;
+    }
+}
+
+static void log_listening(const struct listener *listener, int64_t asked)
+{
+    const char *kind = listener_kind_name(listener->kind);
+
+    if (listener->kind == LISTENER_TCP) {
+        log_event(LOG_LEVEL_INFO, "listening", "kind=%s address=%s", kind, listener->name);
+        return;
+    }
+    log_event(LOG_LEVEL_INFO, "listening", "kind=%s address=%s buffer_bytes=%" PRId64, kind, listener->name,
+              listener->buffer_bytes);
+    if (listener->buffer_bytes < asked)
+        log_event(LOG_LEVEL_WARN, "buffer_clamped",
+                  "kind=%s address=%s asked_bytes=%" PRId64 " got_bytes=%" PRId64
+                  " hint=\"sysctl -w net.core.rmem_max=%" PRId64 "\"",
+                  kind, listener->name, asked, listener->buffer_bytes, asked);
+}
+
+/* What of the configuration a worker opens: the addresses of a kind, the same ones for every worker. */
+struct opening {
+    const struct config_list *list;
+    enum listener_kind kind;
+    bool first_only; /* can't be shared by workers */
+};
+
+/* A second process could share our addresses by SO_REUSEPORT too, and take half of the traffic without a
+ * word. So when workers share one, it must be free at first. */
+static int check_free(const struct listener_options *options, struct error *error)
+{
+    struct listener_options alone = *options;
+    struct listener listener;
+    int r;
+
+    alone.shared = false;
+    r = listener_open(&listener, &alone, error);
+    if (r == 0)
+        listener_close(&listener);
+    return r;
+}
+
+static int open_list(struct daemon *daemon, const struct opening *opening, size_t worker,
+                     struct listener *listeners, size_t *len, const struct listener *siblings,
+                     struct error *error)
+{
+    for (size_t i = 0; i < opening->list->len; i++) {
+        struct listener_options options = {
+            .kind = opening->kind,
+            /* With port 0 the first worker's socket says which port it is. */
+            .address = siblings ? siblings[*len].name : opening->list->items[i],
+            .buffer_bytes = daemon->config->listen.buffer_bytes,
+            .shared = daemon->workers_len > 1 && !opening->first_only,
+        };
+        int r = 0;
+        if (opening->first_only && worker > 0)
+            continue;
+        if (options.shared && !siblings)
+            r = check_free(&options, error);
+        if (r == 0)
+            r = listener_open(&listeners[*len], &options, error);
+        if (r < 0)
+            return r;
+        if (worker == 0)
+            log_listening(&listeners[*len], options.buffer_bytes);
+        (*len)++;
+    }
+    return 0;
+}
+
+static int open_worker(struct daemon *daemon, size_t worker, struct error *error)
+{
+    const struct config *config = daemon->config;
+    /* Unix sockets last, so that the others stand at the same place in every worker. */
+    const struct opening openings[] = {
+        {&config->listen.udp, LISTENER_UDP, false},
+        {&config->listen.tcp, LISTENER_TCP, false},
+        {&config->listen.local, LISTENER_UNIX, true},
+    };
+    struct worker_options options = {.config = config, .done_fd = daemon->done_fd};
+    const struct listener *siblings = NULL;
+    size_t siblings_len;
+    int r = 0;
+
+    if (worker > 0)
+        siblings = worker_listeners(daemon->workers[0], &siblings_len);
+    options.listeners = calloc(ARRAY_LEN(openings) * CONFIG_LISTEN_MAX, sizeof(*options.listeners));
+    if (!options.listeners)
+        return error_set(error, -ENOMEM, "out of memory");
+    for (size_t i = 0; i < ARRAY_LEN(openings) && r == 0; i++)
+        r = open_list(daemon, &openings[i], worker, options.listeners, &options.listeners_len, siblings,
+                      error);
+    if (r < 0) {
+        for (size_t i = 0; i < options.listeners_len; i++)
+            listener_close(&options.listeners[i]);
+        free(options.listeners);
+        return r;
+    }
+    daemon->workers[worker] = worker_new(&options);
+    return daemon->workers[worker] ? 0 : error_set(error, -ENOMEM, "out of memory");
+}
+
+static int open_http(struct daemon *daemon, struct error *error)
+{
+    struct listener_options options = {.kind = LISTENER_TCP, .address = daemon->config->listen.http};
+    int r;
+
+    if (options.address[0] == '\0')
+        return 0;
+    r = listener_open(&daemon->http_listener, &options, error);
+    if (r < 0)
+        return error_prefix(error, r, "'listen.http'");
+    log_event(LOG_LEVEL_INFO, "listening", "kind=http address=%s", daemon->http_listener.name);
+    daemon->http = http_new(daemon->base, &daemon->http_listener, &daemon->view);
+    return daemon->http ? 0 : error_set(error, -ENOMEM, "out of memory");
+}
+
+/* Redis away is no reason not to count; Redis that will never take our counts is. */
+static int check_redis(const struct daemon *daemon, struct error *error)
+{
+    int r = store_check(daemon->config, REDIS_CHECK_MS, error);
+    char quoted[LOG_TEXT_BYTES];
+
+    if (r != -EHOSTUNREACH)
+        return r;
+    log_event(LOG_LEVEL_WARN, "redis_away", "error=%s hint=\"counting in memory until it comes\"",
+              log_quote(quoted, span_of(error->text)));
+    return 0;
+}
+
+static void on_stop(evutil_socket_t fd, short events, void *data)
+{
+    struct daemon *daemon = data;
+
+    (void)events;
+    if (daemon->view.stopping)
+        return;
+    daemon->view.stopping = true;
+    log_event(LOG_LEVEL_INFO, "stopping", "signal=%d", (int)fd);
+    for (size_t i = 0; i < daemon->workers_len; i++)
+        worker_stop(daemon->workers[i]);
+}
+
+static void log_lines(enum log_level level, const char *event, const char *text)
+{
+    char quoted[LOG_TEXT_BYTES];
+
+    while (*text) {
+        size_t len = strcspn(text, "\n");
+        log_event(level, event, "error=%s", log_quote(quoted, (struct span){text, len}));
+        text += len + (text[len] == '\n');
+    }
+}
+
+static void on_reload(evutil_socket_t fd, short events, void *data)
+{
+    struct daemon *daemon = data;
+    struct pipeline_limits limits;
+    struct config *config;
+    struct error error;
+    char names[512];
+
+    (void)fd;
+    (void)events;
+    if (config_load(daemon->path, &config, &error) < 0) {
+        log_lines(LOG_LEVEL_ERROR, "reload_refused", error.text);
+        log_event(LOG_LEVEL_WARN, "reload_refused", "hint=\"the configuration stays as it was\"");
+        return;
+    }
+    if (config_needs_restart(daemon->config, config, names, sizeof(names)))
+        log_event(LOG_LEVEL_WARN, "reload_partial", "keys=\"%s\" hint=\"these change only with a restart\"",
+                  names);
+    limits = pipeline_limits_of(config);
+    for (size_t i = 0; i < daemon->workers_len; i++)
+        worker_set_limits(daemon->workers[i], &limits);
+    daemon->config->coalesce_ms = config->coalesce_ms;
+    daemon->config->keys_max = config->keys_max;
+    daemon->config->history_bytes = config->history_bytes;
+    config_free(config);
+    log_event(LOG_LEVEL_INFO, "reloaded", "coalesce_ms=%" PRId64 " keys_max=%zu history_bytes=%zu",
+              limits.coalesce_ms, limits.keys_max, limits.history_bytes);
+}
+
+static void on_worker_done(evutil_socket_t fd, short events, void *data)
+{
+    struct daemon *daemon = data;
+    uint64_t count;
+
+    (void)events;
+    if (read(fd, &count, sizeof(count)) < 0)
+        return;
+    daemon->workers_stopped += count;
+    if (daemon->workers_stopped == daemon->workers_len)
+        event_base_loopbreak(daemon->base);
+}
+
+static int watch_signals(struct daemon *daemon, struct error *error)
+{
+    const struct {
+        int number;
+        event_callback_fn callback;
+    } watched[] = {{SIGTERM, on_stop}, {SIGINT, on_stop}, {SIGHUP, on_reload}};
+
+    signal(SIGPIPE, SIG_IGN);
+    for (size_t i = 0; i < ARRAY_LEN(watched); i++) {
+        daemon->signals[i] = evsignal_new(daemon->base, watched[i].number, watched[i].callback, daemon);
+        if (!daemon->signals[i] || event_add(daemon->signals[i], NULL) < 0)
+            return error_set(error, -ENOMEM, "out of memory");
+    }
+    daemon->done = event_new(daemon->base, daemon->done_fd, EV_READ | EV_PERSIST, on_worker_done, daemon);
+    if (!daemon->done || event_add(daemon->done, NULL) < 0)
+        return error_set(error, -ENOMEM, "out of memory");
+    return 0;
+}
+
+/* Connections count in file descriptors; the soft limit is for programs that use select(2). */
+static void raise_file_limit(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+        limit.rlim_cur = limit.rlim_max;
+        (void)setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
+static int start(struct daemon *daemon, struct error *error)
+{
+    int64_t cores = sysconf(_SC_NPROCESSORS_ONLN);
+    int r;
+
+    daemon->workers_len = (size_t)(daemon->config->workers > 0 ? daemon->config->workers : cores);
+    daemon->base = event_base_new();
+    daemon->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    daemon->workers = calloc(daemon->workers_len, sizeof(struct worker *));
+    if (!daemon->base || daemon->done_fd < 0 || !daemon->workers)
+        return error_set(error, -ENOMEM, "out of memory");
+    daemon->view = (struct status_view){
+        .config = daemon->config,
+        .workers = daemon->workers,
+        .workers_len = daemon->workers_len,
+        .started_ms = clock_monotonic_ms(),
+    };
+    raise_file_limit();
+    r = watch_signals(daemon, error);
+    for (size_t i = 0; i < daemon->workers_len && r == 0; i++)
+        r = open_worker(daemon, i, error);
+    if (r == 0)
+        r = open_http(daemon, error);
+    if (r == 0)
+        r = check_redis(daemon, error);
+    for (size_t i = 0; i < daemon->workers_len && r == 0; i++)
+        r = worker_start(daemon->workers[i], error);
+    return r;
+}
+
+/* Says what became of everything; returns the exit code. */
+static int report_end(struct daemon *daemon)
+{
+    const struct status_view *view = &daemon->view;
+    struct pipeline_rest rest = {0};
+
+    for (size_t i = 0; i < daemon->workers_len; i++) {
+        struct pipeline_rest one = worker_take_rest(daemon->workers[i]);
+        rest.events += one.events;
+        rest.fraction_keys += one.fraction_keys;
+        rest.fraction_micros += one.fraction_micros;
+    }
+    log_event(LOG_LEVEL_INFO, "stopped", "lines=%" PRIu64 " accepted=%" PRIu64 " appended=%" PRIu64,
+              status_sum(view, offsetof(struct stats, lines)),
+              status_sum(view, offsetof(struct stats, accepted)),
+              status_sum(view, offsetof(struct stats, appended)));
+    if (rest.events > 0)
+        log_event(LOG_LEVEL_ERROR, "increments_dropped",
+                  "increments=%" PRIu64 " hint=\"Redis did not take them before the end\"", rest.events);
+    if (rest.fraction_keys > 0) {
+        int64_t size = rest.fraction_micros < 0 ? -rest.fraction_micros : rest.fraction_micros;
+        log_event(LOG_LEVEL_ERROR, "fractions_dropped",
+                  "keys=%" PRIu64 " sum=%s%" PRId64 ".%06" PRId64 " hint=\"only whole units can be stored\"",
+                  rest.fraction_keys, rest.fraction_micros < 0 ? "-" : "", size / MICROS_PER_UNIT,
+                  size % MICROS_PER_UNIT);
+    }
+    return rest.events > 0 || rest.fraction_keys > 0 ? EX_TEMPFAIL : EX_OK;
+}
+
+static void done(struct daemon *daemon)
+{
+    http_free(daemon->http);
+    for (size_t i = 0; daemon->workers && i < daemon->workers_len; i++)
+        worker_free(daemon->workers[i]);
+    free(daemon->workers);
+    for (size_t i = 0; i < ARRAY_LEN(daemon->signals); i++)
+        if (daemon->signals[i])
+            event_free(daemon->signals[i]);
+    if (daemon->done)
+        event_free(daemon->done);
+    if (daemon->base)
+        event_base_free(daemon->base);
+    if (daemon->done_fd >= 0)
+        close(daemon->done_fd);
+    config_free(daemon->config);
+}
+
+int daemon_run(struct config *config, const char *path)
+{
+    struct daemon daemon = {.config = config, .path = path, .done_fd = -1, .http_listener = {.fd = -1}};
+    struct error error;
+    int code;
+    int r = start(&daemon, &error);
+
+    if (r < 0) {
+        log_error(LOG_LEVEL_ERROR, "start_failed", &error);
+        code = exit_code_of(r);
+    } else {
+        log_event(LOG_LEVEL_INFO, "ready", "version=%s namespace=%s workers=%zu", COUNTERD_VERSION,
+                  config->namespace, daemon.workers_len);
+        event_base_dispatch(daemon.base);
+        code = report_end(&daemon);
+    }
+    done(&daemon);
+    return code;
+}

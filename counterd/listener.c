@@ -1,0 +1,240 @@
+#include "counterd/listener.h"
+
+#include <errno.h>
+#include <linux/sock_diag.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "lib/address.h"
+
+#define BACKLOG 1024
+
+union any_address {
+    struct sockaddr any;
+    struct sockaddr_in v4;
+    struct sockaddr_in6 v6;
+    struct sockaddr_un local;
+    struct sockaddr_storage room;
+};
+
+static const char *const kind_names[] = {
+    [LISTENER_UDP] = "udp",
+    [LISTENER_TCP] = "tcp",
+    [LISTENER_UNIX] = "unix",
+};
+
+const char *listener_kind_name(enum listener_kind kind)
+{
+    return kind_names[kind];
+}
+
+/* A host of "" is every address: of both families where the machine has IPv6. */
+static int resolve(const struct listener_options *options, union any_address *ret_address, socklen_t *ret_len,
+                   struct error *error)
+{
+    struct addrinfo hints = {
+        .ai_family = AF_UNSPEC,
+        .ai_socktype = options->kind == LISTENER_TCP ? SOCK_STREAM : SOCK_DGRAM,
+        .ai_flags = AI_PASSIVE | AI_NUMERICSERV,
+    };
+    struct addrinfo *found;
+    struct address address;
+    char port[8];
+    int r = address_parse(options->address, &address, error);
+
+    if (r < 0)
+        return r;
+    snprintf(port, sizeof(port), "%u", address.port);
+    r = getaddrinfo(address.host[0] != '\0' ? address.host : NULL, port, &hints, &found);
+    if (r != 0)
+        return error_set(error, -EINVAL, "can't resolve '%s': %s", options->address, gai_strerror(r));
+    memset(ret_address, 0, sizeof(*ret_address));
+    memcpy(ret_address, found->ai_addr, found->ai_addrlen);
+    *ret_len = found->ai_addrlen;
+    freeaddrinfo(found);
+    return 0;
+}
+
+static int bind_error(const struct listener_options *options, int code, struct error *error)
+{
+    const char *kind = kind_names[options->kind];
+
+    if (code == EADDRINUSE)
+        return error_set(
+            error, -EADDRINUSE,
+            "%s address '%s' is in use by another process; stop that one (ss -lpn shows it) or set "
+            "another address in 'listen.%s'",
+            kind, options->address, kind);
+    if (code == EADDRNOTAVAIL)
+        return error_set(error, -EINVAL,
+                         "%s address '%s' is none of this machine's; set another in 'listen.%s'", kind,
+                         options->address, kind);
+    if (code == EACCES)
+        return error_set(error, -EACCES, "no permission to listen on %s '%s'", kind, options->address);
+    return error_set(error, -code, "can't listen on %s '%s': %s", kind, options->address, strerror(code));
+}
+
+static void set_flag(int fd, int level, int option)
+{
+    int on = 1;
+
+    /* What these ask for is an improvement, or shows when binding. */
+    (void)setsockopt(fd, level, option, &on, sizeof(on));
+}
+
+static int open_inet(struct listener *listener, const struct listener_options *options, struct error *error)
+{
+    bool stream = options->kind == LISTENER_TCP;
+    union any_address address;
+    socklen_t len = 0;
+    int off = 0, on = 1;
+    int r = resolve(options, &address, &len, error);
+
+    if (r < 0)
+        return r;
+    listener->fd =
+        socket(address.any.sa_family, (stream ? SOCK_STREAM : SOCK_DGRAM) | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (listener->fd < 0)
+        return bind_error(options, errno, error);
+    if (address.any.sa_family == AF_INET6) {
+        bool every = IN6_IS_ADDR_UNSPECIFIED(&address.v6.sin6_addr) && options->address[0] == ':';
+        (void)setsockopt(listener->fd, IPPROTO_IPV6, IPV6_V6ONLY, every ? &off : &on, sizeof(int));
+    }
+    /* Not for UDP, where it would let a second process take the address away. */
+    if (stream)
+        set_flag(listener->fd, SOL_SOCKET, SO_REUSEADDR);
+    if (options->shared)
+        set_flag(listener->fd, SOL_SOCKET, SO_REUSEPORT);
+    if (bind(listener->fd, &address.any, len) < 0 || (stream && listen(listener->fd, BACKLOG) < 0))
+        return bind_error(options, errno, error);
+    return 0;
+}
+
+/* Whether a process hears on the socket at the path; if not, it is left over from one that was killed. */
+static bool is_alive(const union any_address *address)
+{
+    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    bool alive = fd >= 0 && connect(fd, &address->any, sizeof(address->local)) == 0;
+
+    if (fd >= 0)
+        close(fd);
+    return alive;
+}
+
+static int open_unix(struct listener *listener, const struct listener_options *options, struct error *error)
+{
+    union any_address address = {.local = {.sun_family = AF_UNIX}};
+    struct stat status;
+
+    snprintf(address.local.sun_path, sizeof(address.local.sun_path), "%s", options->address);
+    listener->fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (listener->fd < 0)
+        return bind_error(options, errno, error);
+    if (lstat(options->address, &status) == 0 && S_ISSOCK(status.st_mode) && !is_alive(&address))
+        unlink(options->address);
+    if (bind(listener->fd, &address.any, sizeof(address.local)) < 0)
+        return bind_error(options, errno, error);
+    return 0;
+}
+
+/* As large as asked for where we may (SO_RCVBUFFORCE needs CAP_NET_ADMIN), else as the sysctl allows. */
+static void set_buffer(struct listener *listener, int64_t bytes)
+{
+    int wanted = (int)bytes, got = 0;
+    socklen_t len = sizeof(got);
+
+    if (setsockopt(listener->fd, SOL_SOCKET, SO_RCVBUFFORCE, &wanted, sizeof(wanted)) < 0)
+        (void)setsockopt(listener->fd, SOL_SOCKET, SO_RCVBUF, &wanted, sizeof(wanted));
+    (void)getsockopt(listener->fd, SOL_SOCKET, SO_RCVBUF, &got, &len);
+    /* The kernel doubles what it is given, for its own bookkeeping. */
+    listener->buffer_bytes = got / 2;
+}
+
+/* host:port, with the port that the socket really has. */
+static void set_name(struct listener *listener)
+{
+    char host[NI_MAXHOST], port[NI_MAXSERV];
+    union any_address address;
+    socklen_t len = sizeof(address);
+
+    if (getsockname(listener->fd, &address.any, &len) < 0 ||
+        getnameinfo(&address.any, len, host, sizeof(host), port, sizeof(port),
+                    NI_NUMERICHOST | NI_NUMERICSERV) != 0)
+        return;
+    snprintf(listener->name, sizeof(listener->name), strchr(host, ':') ? "[%.100s]:%.8s" : "%.100s:%.8s",
+             host, port);
+}
+
+int listener_open(struct listener *listener, const struct listener_options *options, struct error *error)
+{
+    int r;
+
+    *listener = (struct listener){.kind = options->kind, .fd = -1};
+    snprintf(listener->name, sizeof(listener->name), "%s", options->address);
+    r = options->kind == LISTENER_UNIX ? open_unix(listener, options, error)
+                                       : open_inet(listener, options, error);
+    if (r < 0) {
+        /* Not listener_close(): the path may be somebody else's. */
+        if (listener->fd >= 0)
+            close(listener->fd);
+        listener->fd = -1;
+        return r;
+    }
+    if (options->kind != LISTENER_UNIX)
+        set_name(listener);
+    if (options->kind != LISTENER_TCP)
+        set_buffer(listener, options->buffer_bytes);
+    return 0;
+}
+
+void listener_shut(struct listener *listener)
+{
+    union any_address address;
+    socklen_t len = sizeof(address);
+
+    switch (listener->kind) {
+    case LISTENER_UDP:
+        /* A UDP socket that is connected takes datagrams from its peer alone; connected to itself, from
+         * nobody. What is queued stays. (shutdown(2) does not do this for UDP.) */
+        if (getsockname(listener->fd, &address.any, &len) == 0)
+            (void)connect(listener->fd, &address.any, len);
+        break;
+    case LISTENER_UNIX:
+        (void)shutdown(listener->fd, SHUT_RD);
+        break;
+    case LISTENER_TCP:
+        break;
+    }
+}
+
+void listener_close(struct listener *listener)
+{
+    if (listener->fd < 0)
+        return;
+    if (listener->kind == LISTENER_UNIX)
+        unlink(listener->name);
+    close(listener->fd);
+    listener->fd = -1;
+}
+
+uint64_t listener_read_dropped(struct listener *listener)
+{
+    uint32_t memory[SK_MEMINFO_VARS];
+    socklen_t len = sizeof(memory);
+    uint32_t fresh;
+
+    /* The same count as SO_RXQ_OVFL gives along with datagrams; but it can be read without one, and costs
+     * nothing per packet. */
+    if (listener->kind == LISTENER_TCP || listener->fd < 0 ||
+        getsockopt(listener->fd, SOL_SOCKET, SO_MEMINFO, memory, &len) < 0 || len < sizeof(memory))
+        return 0;
+    fresh = memory[SK_MEMINFO_DROPS] - listener->dropped_seen;
+    listener->dropped_seen = memory[SK_MEMINFO_DROPS];
+    counter_add(&listener->dropped, fresh);
+    return fresh;
+}

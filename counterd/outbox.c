@@ -1,0 +1,341 @@
+#include "counterd/outbox.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+#include "lib/decimal.h"
+#include "lib/keyspace.h"
+
+/* A length byte, the key, the delta. */
+#define ENTRY_BYTES_MAX (1 + KEY_LEN_MAX + sizeof(int64_t))
+
+/* The batches of a shard, by seq:
+ *
+ *     durable | emptied | first: acknowledged ... | cursor: to be sent or in flight ... last |
+ *
+ * What stands before the cursor is the history. Batches are emptied oldest first, so that a range of numbers
+ * is enough to remember them. */
+struct shard {
+    struct batch *first, *last; /* those that are held, oldest first; seqs without a hole */
+    struct batch *cursor;       /* the one held with cursor_seq, NULL when none is */
+    uint64_t cursor_seq;        /* next to be sent, or in flight; newest_seq + 1: nothing is owed */
+    uint64_t newest_seq;        /* 0 = none yet */
+    uint64_t acknowledged;      /* highest seq ever acknowledged */
+    uint64_t durable;           /* highest seq known to be in Postgres */
+    uint64_t emptied_last;      /* highest seq whose batch was emptied; 0 = none */
+    uint64_t emptied_events;    /* of those not yet durable, at most */
+    struct batch blank;         /* what is sent for an emptied one */
+    bool in_flight;
+};
+
+struct outbox {
+    struct outbox_options options;
+    struct table *table; /* that drains */
+    struct table *carry; /* that fills */
+    size_t history_bytes;
+    uint64_t batched_events; /* of batches not yet acknowledged */
+    size_t batched;          /* how many those are */
+    uint32_t empty_next;     /* the shard whose history is emptied next */
+    struct shard shards[];
+};
+
+struct outbox *outbox_new(const struct outbox_options *options)
+{
+    struct outbox *outbox = calloc(1, sizeof(*outbox) + options->shards * sizeof(outbox->shards[0]));
+
+    if (!outbox)
+        return NULL;
+    outbox->options = *options;
+    for (uint32_t i = 0; i < options->shards; i++)
+        outbox->shards[i].cursor_seq = 1;
+    return outbox;
+}
+
+void outbox_free(struct outbox *outbox)
+{
+    if (!outbox)
+        return;
+    for (uint32_t i = 0; i < outbox->options.shards; i++) {
+        struct batch *batch = outbox->shards[i].first;
+        while (batch) {
+            struct batch *next = batch->next;
+            free(batch);
+            batch = next;
+        }
+    }
+    free(outbox);
+}
+
+static size_t batch_size(const struct batch *batch)
+{
+    return sizeof(*batch) + batch->bytes;
+}
+
+bool batch_next_entry(const struct batch *batch, size_t *at, struct span *ret_key, int64_t *ret_delta)
+{
+    const char *entry = batch->payload + *at;
+
+    if (*at == batch->bytes)
+        return false;
+    *ret_key = (struct span){entry + 1, (unsigned char)entry[0]};
+    memcpy(ret_delta, entry + 1 + ret_key->len, sizeof(*ret_delta));
+    *at += 1 + ret_key->len + sizeof(*ret_delta);
+    return true;
+}
+
+static void put_entry(struct batch *batch, struct span key, int64_t delta)
+{
+    char *entry = batch->payload + batch->bytes;
+
+    entry[0] = (char)key.len;
+    memcpy(entry + 1, key.ptr, key.len);
+    memcpy(entry + 1 + key.len, &delta, sizeof(delta));
+    batch->bytes += 1 + key.len + sizeof(delta);
+    batch->keys++;
+}
+
+/* Oldest acknowledged batch of the shard, which leaves the list; the caller owns it. */
+static struct batch *take_oldest(struct outbox *outbox, struct shard *shard)
+{
+    struct batch *batch = shard->first;
+
+    assert(batch && batch->seq < shard->cursor_seq);
+    shard->first = batch->next;
+    if (!shard->first)
+        shard->last = NULL;
+    outbox->history_bytes -= batch_size(batch);
+    return batch;
+}
+
+static bool has_history(const struct shard *shard)
+{
+    return shard->first && shard->first->seq < shard->cursor_seq;
+}
+
+/* The history stays within its bound: of the shards in turn, the oldest batch is emptied. */
+static void bound_history(struct outbox *outbox)
+{
+    for (uint32_t idle = 0;
+         outbox->history_bytes > outbox->options.history_bytes && idle < outbox->options.shards;) {
+        struct shard *shard = &outbox->shards[outbox->empty_next];
+        outbox->empty_next = (outbox->empty_next + 1) % outbox->options.shards;
+        idle++;
+        if (has_history(shard)) {
+            struct batch *batch = take_oldest(outbox, shard);
+            shard->emptied_last = batch->seq;
+            shard->emptied_events += batch->events;
+            free(batch);
+            idle = 0;
+        }
+    }
+}
+
+void outbox_set_history_bytes(struct outbox *outbox, size_t history_bytes)
+{
+    outbox->options.history_bytes = history_bytes;
+    bound_history(outbox);
+}
+
+void outbox_drain(struct outbox *outbox, struct table *table, struct table *carry)
+{
+    assert(outbox_drained(outbox));
+    outbox->table = table;
+    outbox->carry = carry;
+}
+
+bool outbox_drained(const struct outbox *outbox)
+{
+    return outbox->batched == 0 && (!outbox->table || table_keys(outbox->table) == 0);
+}
+
+/* A fraction always finds a place: at worst under OVERFLOW_KEY, so that totals hold. */
+static void carry_fraction(struct outbox *outbox, const struct table_item *item, int64_t fraction)
+{
+    struct table_item carried = {.key = item->key, .hash = item->hash, .micros = fraction};
+
+    if (table_add(outbox->carry, &carried) == TABLE_OK)
+        return;
+    carried.key = span_of(OVERFLOW_KEY);
+    carried.hash = keyspace_hash(carried.key);
+    if (table_add(outbox->carry, &carried) != TABLE_OK)
+        assert(!"the overflow key always finds a place");
+}
+
+/* Moves up to batch_keys_max keys of the shard into `batch`. A key that has only a fraction is carried on;
+ * one that came to 0 is sent, so that its row exists and shows that it was seen. */
+static void fill_batch(struct outbox *outbox, uint32_t shard, struct batch *batch)
+{
+    struct table_item item;
+
+    while (batch->keys < outbox->options.batch_keys_max && table_pop(outbox->table, shard, &item)) {
+        int64_t units = item.micros / MICROS_PER_UNIT;
+        int64_t fraction = item.micros % MICROS_PER_UNIT;
+        if (fraction != 0)
+            carry_fraction(outbox, &item, fraction);
+        if (units != 0 || item.events > 0) {
+            put_entry(batch, item.key, units);
+            batch->events += item.events;
+        }
+    }
+}
+
+static void append_batch(struct outbox *outbox, struct shard *shard, struct batch *batch)
+{
+    batch->seq = ++shard->newest_seq;
+    batch->next = NULL;
+    if (shard->last)
+        shard->last->next = batch;
+    else
+        shard->first = batch;
+    shard->last = batch;
+    shard->cursor = batch;
+    outbox->batched++;
+    outbox->batched_events += batch->events;
+}
+
+/* A new batch out of the table becomes the shard's newest, if the table has anything to send. */
+static void make_batch(struct outbox *outbox, uint32_t index)
+{
+    struct batch *batch, *small;
+
+    if (!outbox->table || !table_has(outbox->table, index))
+        return;
+    /* What is popped must have a place, so the batch is made as large as it can get, and then cut. */
+    batch = malloc(sizeof(*batch) + outbox->options.batch_keys_max * ENTRY_BYTES_MAX);
+    if (!batch)
+        return;
+    *batch = (struct batch){.payload = (char *)(batch + 1)};
+    fill_batch(outbox, index, batch);
+    if (batch->keys == 0) {
+        free(batch);
+        return;
+    }
+    small = realloc(batch, batch_size(batch));
+    if (small) {
+        batch = small;
+        batch->payload = (char *)(batch + 1);
+    }
+    append_batch(outbox, &outbox->shards[index], batch);
+}
+
+const struct batch *outbox_next(struct outbox *outbox, uint32_t index)
+{
+    struct shard *shard = &outbox->shards[index];
+
+    if (shard->in_flight)
+        return NULL;
+    if (shard->cursor_seq > shard->newest_seq)
+        make_batch(outbox, index);
+    if (shard->cursor_seq > shard->newest_seq)
+        return NULL;
+    shard->in_flight = true;
+    if (shard->cursor)
+        return shard->cursor;
+    shard->blank = (struct batch){.seq = shard->cursor_seq};
+    return &shard->blank;
+}
+
+uint64_t outbox_durable(const struct outbox *outbox, uint32_t shard)
+{
+    return outbox->shards[shard].durable;
+}
+
+static void point_cursor(struct shard *shard)
+{
+    struct batch *batch = shard->first;
+
+    while (batch && batch->seq < shard->cursor_seq)
+        batch = batch->next;
+    shard->cursor = batch && batch->seq == shard->cursor_seq ? batch : NULL;
+}
+
+/* The batch at the cursor is in Redis: it belongs to the history from now on. */
+static uint64_t step_cursor(struct outbox *outbox, struct shard *shard)
+{
+    struct batch *batch = shard->cursor;
+    uint64_t events = 0;
+
+    if (shard->cursor_seq > shard->acknowledged) {
+        shard->acknowledged = shard->cursor_seq;
+        events = batch->events;
+        outbox->batched--;
+        outbox->batched_events -= events;
+    }
+    shard->cursor_seq++;
+    if (batch) {
+        outbox->history_bytes += batch_size(batch);
+        shard->cursor = batch->next;
+    } else {
+        point_cursor(shard);
+    }
+    return events;
+}
+
+static void forget_durable(struct outbox *outbox, struct shard *shard)
+{
+    while (has_history(shard) && shard->first->seq <= shard->durable)
+        free(take_oldest(outbox, shard));
+    if (shard->emptied_last <= shard->durable)
+        shard->emptied_events = 0;
+}
+
+uint64_t outbox_acknowledge(struct outbox *outbox, uint32_t index, uint64_t durable)
+{
+    struct shard *shard = &outbox->shards[index];
+    uint64_t events;
+
+    assert(shard->in_flight);
+    shard->in_flight = false;
+    events = step_cursor(outbox, shard);
+    /* More than was ever sent can't be durable, whatever the reply says. */
+    if (durable > shard->acknowledged)
+        durable = shard->acknowledged;
+    if (durable > shard->durable)
+        shard->durable = durable;
+    while (shard->cursor_seq <= shard->durable)
+        events += step_cursor(outbox, shard);
+    forget_durable(outbox, shard);
+    bound_history(outbox);
+    return events;
+}
+
+uint64_t outbox_rewind(struct outbox *outbox, uint32_t index, uint64_t last, struct outbox_loss *ret_loss)
+{
+    struct shard *shard = &outbox->shards[index];
+    uint64_t from = shard->cursor_seq;
+
+    *ret_loss = (struct outbox_loss){0};
+    shard->in_flight = false;
+    if (last < shard->durable)
+        last = shard->durable;
+    if (last + 1 >= from)
+        return 0;
+    shard->cursor_seq = last + 1;
+    point_cursor(shard);
+    for (struct batch *batch = shard->cursor ? shard->cursor : shard->first; batch && batch->seq < from;
+         batch = batch->next)
+        outbox->history_bytes -= batch_size(batch);
+    if (shard->emptied_last > last) {
+        *ret_loss = (struct outbox_loss){last + 1, shard->emptied_last, shard->emptied_events};
+        shard->emptied_events = 0;
+    }
+    return from - shard->cursor_seq;
+}
+
+bool outbox_unsend(struct outbox *outbox, uint32_t shard)
+{
+    bool was_in_flight = outbox->shards[shard].in_flight;
+
+    outbox->shards[shard].in_flight = false;
+    return was_in_flight;
+}
+
+size_t outbox_history_bytes(const struct outbox *outbox)
+{
+    return outbox->history_bytes;
+}
+
+uint64_t outbox_pending_events(const struct outbox *outbox)
+{
+    return outbox->batched_events + (outbox->table ? table_events(outbox->table) : 0);
+}

@@ -1,0 +1,83 @@
+/* outbox - a worker's batches: out of the draining table, to Redis, until Postgres has them
+ *
+ * The writer's side of PROTOCOL.md as a pure state machine: no connection, no clock. The caller sends what
+ * outbox_next() gives and says what became of it. It keeps these promises:
+ * - each shard numbers its batches 1, 2, 3 ..., and has at most one in flight;
+ * - a batch, once it has a number, never changes and never goes back into the table; after a lost reply it is
+ * sent again as it was;
+ * - acknowledged batches stay in a history until Redis says that they are in Postgres, so that they can be
+ * sent again when Redis turns out to have gone back in time. The history is bounded by history_bytes: beyond
+ * it the oldest batches are emptied, and if it comes to that, counted as lost. Only whole units are sent; the
+ * fraction that is left of a key is carried into the table that fills.
+ */
+#ifndef COUNTERD_OUTBOX_H
+#define COUNTERD_OUTBOX_H
+
+#include "lib/table.h"
+
+struct outbox;
+
+struct batch {
+    uint64_t seq;
+    uint64_t events; /* increments behind it */
+    size_t keys;     /* 0: emptied, but its number is still owed to Redis */
+    size_t bytes;    /* of payload */
+    char *payload;   /* entries, see batch_next_entry() */
+    struct batch *next;
+};
+
+/* Walks the entries: `*at` starts as 0; false at the end. `ret_key` is borrowed from the batch. */
+bool batch_next_entry(const struct batch *batch, size_t *at, struct span *ret_key, int64_t *ret_delta);
+
+struct outbox_options {
+    uint32_t shards;
+    size_t batch_keys_max; /* so many that Redis is not held for more than a few ms */
+    size_t history_bytes;
+};
+
+/* Gives NULL when out of memory. */
+struct outbox *outbox_new(const struct outbox_options *options);
+void outbox_free(struct outbox *outbox);
+
+void outbox_set_history_bytes(struct outbox *outbox, size_t history_bytes);
+
+/* Starts to drain `table`; fractions go to `carry`. Both are kept, by reference, until outbox_drained() says
+ * true and the next call of this. */
+void outbox_drain(struct outbox *outbox, struct table *table, struct table *carry);
+
+/* Whether all of the table has been acknowledged. */
+bool outbox_drained(const struct outbox *outbox);
+
+/* The batch that the shard should send now; it is in flight from here on. NULL: nothing to send, one in
+ * flight already, or no memory for a batch (then it stays in the table, and a later call tries again).
+ * Borrowed from the outbox until its outcome is told. */
+const struct batch *outbox_next(struct outbox *outbox, uint32_t shard);
+
+/* The highest seq of the shard that Redis has told to be in Postgres; goes along with every batch. */
+uint64_t outbox_durable(const struct outbox *outbox, uint32_t shard);
+
+/* The batch in flight is in Redis (OK or DUP: both mean applied). Returns its events if it was not counted as
+ * appended before, else 0. */
+uint64_t outbox_acknowledge(struct outbox *outbox, uint32_t shard, uint64_t durable);
+
+/* What a rollback of Redis took that no history held. */
+struct outbox_loss {
+    uint64_t first_seq, last_seq; /* 0, 0: nothing */
+    uint64_t events; /* at most: those of batches already in Postgres can't be told apart any more */
+};
+
+/* Redis knows nothing after `last`: the shard goes back and sends all of it again. Returns how many batches
+ * that is. */
+uint64_t outbox_rewind(struct outbox *outbox, uint32_t shard, uint64_t last, struct outbox_loss *ret_loss);
+
+/* What became of the shard's batch in flight is unknown, or Redis refused it for now: it will be sent again.
+ * Returns whether one was in flight. */
+bool outbox_unsend(struct outbox *outbox, uint32_t shard);
+
+/* Bytes held by acknowledged batches. */
+size_t outbox_history_bytes(const struct outbox *outbox);
+
+/* Increments not yet acknowledged: in the draining table and in batches. */
+uint64_t outbox_pending_events(const struct outbox *outbox);
+
+#endif

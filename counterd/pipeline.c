@@ -1,0 +1,344 @@
+#include "counterd/pipeline.h"
+
+#include <event2/event.h>
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "counterd/outbox.h"
+#include "counterd/store.h"
+#include "lib/clock.h"
+#include "lib/id.h"
+#include "lib/log.h"
+
+/* An append of so many members holds Redis for two to three milliseconds. */
+#define BATCH_KEYS_MAX 1000
+
+/* Batches on their way at a time: enough that Redis never waits for us, and few enough that one connection's
+ * buffers stay small. */
+#define IN_FLIGHT_MAX 16
+
+/* A shard that Redis refused is asked again so much later. */
+#define REFUSED_RETRY_MS 250
+
+/* What happens again and again is logged no more often than this. */
+#define LOG_INTERVAL_MS 10000
+
+struct pipeline {
+    struct pipeline_options options;
+    struct table *tables[2];
+    unsigned filling; /* index of the one that fills */
+    struct outbox *outbox;
+    struct store *store;
+    struct event *tick;
+    struct event *retry;    /* after a refusal */
+    struct event *deadline; /* while finishing: Redis has made no progress for so long */
+    bool tick_armed, swap_due, finishing, done;
+    unsigned in_flight;
+    int64_t coalesce_ms;
+    int64_t refused_logged_ms; /* 0 = never */
+    char writer[ID_LEN + 1];
+    bool refused[SHARDS_MAX];
+};
+
+static struct table *filling_table(const struct pipeline *pipeline)
+{
+    return pipeline->tables[pipeline->filling];
+}
+
+static void arm(struct event *timer, int64_t ms)
+{
+    struct timeval wait = {.tv_sec = ms / 1000, .tv_usec = (ms % 1000) * 1000};
+
+    event_add(timer, &wait);
+}
+
+static void publish(struct pipeline *pipeline)
+{
+    struct stats *stats = pipeline->options.stats;
+
+    counter_set(&stats->keys, table_keys(pipeline->tables[0]) + table_keys(pipeline->tables[1]));
+    counter_set(&stats->table_bytes, table_bytes(pipeline->tables[0]) + table_bytes(pipeline->tables[1]));
+    counter_set(&stats->history_bytes, outbox_history_bytes(pipeline->outbox));
+}
+
+static void finish_if_stored(struct pipeline *pipeline)
+{
+    if (!pipeline->finishing || pipeline->done || !outbox_drained(pipeline->outbox) ||
+        table_events(filling_table(pipeline)) > 0)
+        return;
+    pipeline->done = true;
+    pipeline->options.on_done(pipeline->options.context);
+}
+
+static void send_shard(struct pipeline *pipeline, uint32_t shard)
+{
+    const struct batch *batch;
+
+    if (!store_ready(pipeline->store) || pipeline->in_flight >= IN_FLIGHT_MAX || pipeline->refused[shard])
+        return;
+    batch = outbox_next(pipeline->outbox, shard);
+    if (!batch)
+        return;
+    pipeline->in_flight++;
+    store_append(pipeline->store, shard, pipeline->writer, outbox_durable(pipeline->outbox, shard), batch);
+}
+
+static void send_all(struct pipeline *pipeline)
+{
+    for (uint32_t shard = 0; shard < pipeline->options.config->shards; shard++)
+        send_shard(pipeline, shard);
+}
+
+/* Turns the full table to the outbox, if the outbox is done with the other one. */
+static void swap(struct pipeline *pipeline)
+{
+    if (!pipeline->swap_due || !outbox_drained(pipeline->outbox))
+        return;
+    pipeline->swap_due = false;
+    if (table_events(filling_table(pipeline)) == 0)
+        return;
+    pipeline->filling ^= 1;
+    ingest_set_table(pipeline->options.ingest, filling_table(pipeline));
+    outbox_drain(pipeline->outbox, pipeline->tables[pipeline->filling ^ 1], filling_table(pipeline));
+    send_all(pipeline);
+}
+
+/* Once per turn in which something may have moved. */
+static void proceed(struct pipeline *pipeline)
+{
+    if (pipeline->finishing)
+        pipeline->swap_due = true;
+    swap(pipeline);
+    publish(pipeline);
+    finish_if_stored(pipeline);
+}
+
+static void on_tick(evutil_socket_t fd, short events, void *data)
+{
+    struct pipeline *pipeline = data;
+
+    (void)fd;
+    (void)events;
+    pipeline->tick_armed = false;
+    pipeline->swap_due = true;
+    pipeline->options.on_tick(pipeline->options.context);
+    send_all(pipeline); /* of a batch for which there was no memory before */
+    proceed(pipeline);
+}
+
+static void on_retry(evutil_socket_t fd, short events, void *data)
+{
+    struct pipeline *pipeline = data;
+
+    (void)fd;
+    (void)events;
+    memset(pipeline->refused, 0, sizeof(pipeline->refused));
+    send_all(pipeline);
+}
+
+static void on_deadline(evutil_socket_t fd, short events, void *data)
+{
+    struct pipeline *pipeline = data;
+
+    (void)fd;
+    (void)events;
+    pipeline->done = true;
+    pipeline->options.on_done(pipeline->options.context);
+}
+
+static void on_ready(void *context)
+{
+    struct pipeline *pipeline = context;
+
+    atomic_store(&pipeline->options.stats->redis_ready, true);
+    log_event(LOG_LEVEL_INFO, "redis_ready", "writer=%s", pipeline->writer);
+    memset(pipeline->refused, 0, sizeof(pipeline->refused));
+    send_all(pipeline);
+}
+
+static void on_lost(void *context, enum store_state state, const struct error *error)
+{
+    struct pipeline *pipeline = context;
+    struct stats *stats = pipeline->options.stats;
+    char quoted[LOG_TEXT_BYTES];
+
+    /* Whether what was on its way has arrived is unknown: it goes again as it was, and the script tells. */
+    for (uint32_t shard = 0; shard < pipeline->options.config->shards; shard++)
+        if (outbox_unsend(pipeline->outbox, shard))
+            counter_add(&stats->resent_batches, 1);
+    pipeline->in_flight = 0;
+    if (atomic_exchange(&stats->redis_ready, false))
+        counter_add(&stats->redis_lost, 1);
+    log_event(state == STORE_MISFIT ? LOG_LEVEL_ERROR : LOG_LEVEL_WARN,
+              state == STORE_MISFIT ? "redis_misfit" : "redis_lost",
+              "error=%s hint=\"counting goes on in memory\" pending_increments=%" PRIu64 " keys=%zu",
+              log_quote(quoted, span_of(error->text)),
+              table_events(filling_table(pipeline)) + outbox_pending_events(pipeline->outbox),
+              table_keys(pipeline->tables[0]) + table_keys(pipeline->tables[1]));
+}
+
+static void acknowledge(struct pipeline *pipeline, uint32_t shard, uint64_t durable)
+{
+    struct stats *stats = pipeline->options.stats;
+
+    counter_add(&stats->appended, outbox_acknowledge(pipeline->outbox, shard, durable));
+    counter_add(&stats->appended_batches, 1);
+    if (pipeline->finishing)
+        arm(pipeline->deadline, pipeline->options.config->redis.timeout_ms);
+}
+
+static void refuse(struct pipeline *pipeline, uint32_t shard, const char *why)
+{
+    int64_t now = clock_monotonic_ms();
+    char quoted[LOG_TEXT_BYTES];
+
+    counter_add(&pipeline->options.stats->redis_errors, 1);
+    outbox_unsend(pipeline->outbox, shard);
+    pipeline->refused[shard] = true;
+    arm(pipeline->retry, REFUSED_RETRY_MS);
+    if (pipeline->refused_logged_ms == 0 || now - pipeline->refused_logged_ms >= LOG_INTERVAL_MS) {
+        pipeline->refused_logged_ms = now;
+        log_event(LOG_LEVEL_WARN, "append_refused",
+                  "shard=%u error=%s hint=\"kept in memory and sent again until it is taken\"", shard,
+                  log_quote(quoted, span_of(why)));
+    }
+}
+
+/* Redis has gone back in time: what it lacks is sent again out of the history. */
+static void rewind_shard(struct pipeline *pipeline, uint32_t shard, uint64_t last)
+{
+    struct stats *stats = pipeline->options.stats;
+    struct outbox_loss loss;
+    uint64_t batches = outbox_rewind(pipeline->outbox, shard, last, &loss);
+
+    if (batches == 0) {
+        refuse(pipeline, shard, "GAP for a batch that is the next one");
+        return;
+    }
+    counter_add(&stats->gaps, 1);
+    counter_add(&stats->resent_batches, batches);
+    log_event(LOG_LEVEL_WARN, "redis_went_back", "shard=%u last_seq=%" PRIu64 " resent_batches=%" PRIu64,
+              shard, last, batches);
+    if (loss.last_seq > 0) {
+        counter_add(&stats->lost, loss.events);
+        log_event(LOG_LEVEL_ERROR, "increments_lost",
+                  "shard=%u writer=%s first_seq=%" PRIu64 " last_seq=%" PRIu64 " increments_at_most=%" PRIu64
+                  " hint=\"Redis went back further than history_bytes reaches\"",
+                  shard, pipeline->writer, loss.first_seq, loss.last_seq, loss.events);
+    }
+}
+
+static void on_reply(void *context, uint32_t shard, enum store_reply reply, uint64_t seq, const char *why)
+{
+    struct pipeline *pipeline = context;
+
+    pipeline->in_flight--;
+    switch (reply) {
+    case STORE_APPLIED:
+        acknowledge(pipeline, shard, seq);
+        break;
+    case STORE_GAP:
+        rewind_shard(pipeline, shard, seq);
+        break;
+    case STORE_REFUSED:
+        refuse(pipeline, shard, why);
+        break;
+    }
+    send_shard(pipeline, shard);
+    /* The limit on batches in flight may have held other shards up. */
+    if (pipeline->in_flight == IN_FLIGHT_MAX - 1)
+        send_all(pipeline);
+    proceed(pipeline);
+}
+
+struct pipeline_limits pipeline_limits_of(const struct config *config)
+{
+    return (struct pipeline_limits){config->coalesce_ms, (size_t)config->keys_max,
+                                    (size_t)config->history_bytes};
+}
+
+struct pipeline *pipeline_new(const struct pipeline_options *options)
+{
+    const struct config *config = options->config;
+    struct pipeline_limits limits = pipeline_limits_of(config);
+    struct outbox_options outbox_options = {(uint32_t)config->shards, BATCH_KEYS_MAX, limits.history_bytes};
+    struct pipeline *pipeline = calloc(1, sizeof(*pipeline));
+    struct store_callbacks callbacks = {pipeline, on_ready, on_lost, on_reply};
+
+    if (!pipeline)
+        return NULL;
+    pipeline->options = *options;
+    pipeline->coalesce_ms = limits.coalesce_ms;
+    id_new(pipeline->writer);
+    pipeline->tables[0] = table_new(outbox_options.shards, limits.keys_max);
+    pipeline->tables[1] = table_new(outbox_options.shards, limits.keys_max);
+    pipeline->outbox = outbox_new(&outbox_options);
+    pipeline->store = store_new(options->base, config, BATCH_KEYS_MAX, &callbacks);
+    pipeline->tick = evtimer_new(options->base, on_tick, pipeline);
+    pipeline->retry = evtimer_new(options->base, on_retry, pipeline);
+    pipeline->deadline = evtimer_new(options->base, on_deadline, pipeline);
+    if (!pipeline->tables[0] || !pipeline->tables[1] || !pipeline->outbox || !pipeline->store ||
+        !pipeline->tick || !pipeline->retry || !pipeline->deadline) {
+        pipeline_free(pipeline);
+        return NULL;
+    }
+    ingest_set_table(options->ingest, filling_table(pipeline));
+    publish(pipeline);
+    return pipeline;
+}
+
+void pipeline_free(struct pipeline *pipeline)
+{
+    struct event **timers[] = {&pipeline->tick, &pipeline->retry, &pipeline->deadline};
+
+    if (!pipeline)
+        return;
+    store_free(pipeline->store);
+    outbox_free(pipeline->outbox);
+    table_free(pipeline->tables[0]);
+    table_free(pipeline->tables[1]);
+    for (size_t i = 0; i < ARRAY_LEN(timers); i++)
+        if (*timers[i])
+            event_free(*timers[i]);
+    free(pipeline);
+}
+
+void pipeline_set_limits(struct pipeline *pipeline, const struct pipeline_limits *limits)
+{
+    pipeline->coalesce_ms = limits->coalesce_ms;
+    table_set_keys_max(pipeline->tables[0], limits->keys_max);
+    table_set_keys_max(pipeline->tables[1], limits->keys_max);
+    outbox_set_history_bytes(pipeline->outbox, limits->history_bytes);
+}
+
+void pipeline_poke(struct pipeline *pipeline)
+{
+    if (pipeline->tick_armed)
+        return;
+    pipeline->tick_armed = true;
+    arm(pipeline->tick, pipeline->coalesce_ms);
+}
+
+void pipeline_finish(struct pipeline *pipeline)
+{
+    pipeline->finishing = true;
+    arm(pipeline->deadline, pipeline->options.config->redis.timeout_ms);
+    proceed(pipeline);
+}
+
+struct pipeline_rest pipeline_take_rest(struct pipeline *pipeline)
+{
+    struct pipeline_rest rest = {.events = table_events(filling_table(pipeline)) +
+                                           outbox_pending_events(pipeline->outbox)};
+    struct table_item item;
+
+    for (uint32_t shard = 0; shard < pipeline->options.config->shards; shard++) {
+        while (table_pop(filling_table(pipeline), shard, &item)) {
+            if (item.events == 0 && item.micros != 0) {
+                rest.fraction_keys++;
+                rest.fraction_micros += item.micros;
+            }
+        }
+    }
+    return rest;
+}

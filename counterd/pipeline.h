@@ -1,0 +1,59 @@
+/* pipeline - a worker's way from its table to Redis: two tables that swap, the outbox, the store
+ *
+ * One table fills while the other drains; they swap every coalesce_ms, once the drained one is wholly
+ * acknowledged. Under a slow or absent Redis the filling table coalesces more, so memory is bounded by keys
+ * and not by events. Idle, it wakes nobody up. Belongs to one worker's loop.
+ */
+#ifndef COUNTERD_PIPELINE_H
+#define COUNTERD_PIPELINE_H
+
+#include "counterd/ingest.h"
+#include "counterd/stats.h"
+#include "lib/config.h"
+
+struct event_base;
+struct pipeline;
+
+/* The settings that a reload may change. */
+struct pipeline_limits {
+    int64_t coalesce_ms;
+    size_t keys_max;
+    size_t history_bytes;
+};
+
+struct pipeline_limits pipeline_limits_of(const struct config *config);
+
+struct pipeline_options {
+    struct event_base *base;
+    const struct config *config; /* kept */
+    struct ingest *ingest;       /* kept; is given its table */
+    struct stats *stats;         /* kept */
+    void *context;
+    void (*on_tick)(void *context); /* every coalesce_ms while there is traffic */
+    void (*on_done)(void *context); /* after pipeline_finish(): all is stored, or time is up */
+};
+
+/* Gives NULL when out of memory. */
+struct pipeline *pipeline_new(const struct pipeline_options *options);
+void pipeline_free(struct pipeline *pipeline);
+
+void pipeline_set_limits(struct pipeline *pipeline, const struct pipeline_limits *limits);
+
+/* Something has been received: makes sure that a tick comes. */
+void pipeline_poke(struct pipeline *pipeline);
+
+/* Nothing more will be received: stores what is there, giving up when Redis makes no progress for its
+ * timeout, and calls on_done. */
+void pipeline_finish(struct pipeline *pipeline);
+
+/* What is not in Redis. */
+struct pipeline_rest {
+    uint64_t events;         /* increments */
+    uint64_t fraction_keys;  /* keys of which less than a unit is left */
+    int64_t fraction_micros; /* their sum */
+};
+
+/* For the end, after on_done: takes it all out of the tables. */
+struct pipeline_rest pipeline_take_rest(struct pipeline *pipeline);
+
+#endif

@@ -1,0 +1,214 @@
+#include "counterd/worker.h"
+
+#include <event2/event.h>
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "counterd/receiver.h"
+
+struct worker {
+    struct worker_options options;
+    struct event_base *base;
+    struct stats stats;
+    struct ingest *ingest;
+    struct pipeline *pipeline;
+    struct receiver *receiver;
+    pthread_t thread;
+    bool started;
+    /* What other threads ask for; wake_fd says that there is something. */
+    int wake_fd;
+    struct event *wake;
+    pthread_mutex_t lock;
+    struct pipeline_limits limits;
+    bool stop;
+};
+
+static void on_received(void *context)
+{
+    struct worker *worker = context;
+
+    pipeline_poke(worker->pipeline);
+}
+
+static void on_tick(void *context)
+{
+    struct worker *worker = context;
+
+    receiver_check_dropped(worker->receiver);
+}
+
+static void on_done(void *context)
+{
+    struct worker *worker = context;
+
+    event_base_loopbreak(worker->base);
+}
+
+static void on_wake(evutil_socket_t fd, short events, void *data)
+{
+    struct worker *worker = data;
+    struct pipeline_limits limits;
+    uint64_t count;
+    bool stop;
+
+    (void)events;
+    if (read(fd, &count, sizeof(count)) < 0)
+        return;
+    pthread_mutex_lock(&worker->lock);
+    limits = worker->limits;
+    stop = worker->stop;
+    pthread_mutex_unlock(&worker->lock);
+    pipeline_set_limits(worker->pipeline, &limits);
+    if (stop) {
+        receiver_drain(worker->receiver);
+        pipeline_finish(worker->pipeline);
+    }
+}
+
+static bool set_up(struct worker *worker)
+{
+    const struct worker_options *options = &worker->options;
+    struct receiver_options receiver = {
+        .listeners = options->listeners,
+        .listeners_len = options->listeners_len,
+        .stats = &worker->stats,
+        .context = worker,
+        .on_received = on_received,
+    };
+    struct pipeline_options pipeline = {
+        .config = options->config,
+        .stats = &worker->stats,
+        .context = worker,
+        .on_tick = on_tick,
+        .on_done = on_done,
+    };
+
+    worker->base = event_base_new();
+    worker->ingest = ingest_new(&worker->stats);
+    worker->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (!worker->base || !worker->ingest || worker->wake_fd < 0)
+        return false;
+    pipeline.base = receiver.base = worker->base;
+    pipeline.ingest = receiver.ingest = worker->ingest;
+    worker->wake = event_new(worker->base, worker->wake_fd, EV_READ | EV_PERSIST, on_wake, worker);
+    worker->pipeline = pipeline_new(&pipeline);
+    worker->receiver = receiver_new(&receiver);
+    return worker->wake && worker->pipeline && worker->receiver && event_add(worker->wake, NULL) == 0;
+}
+
+struct worker *worker_new(const struct worker_options *options)
+{
+    struct worker *worker = calloc(1, sizeof(*worker));
+
+    if (!worker) {
+        for (size_t i = 0; i < options->listeners_len; i++)
+            listener_close(&options->listeners[i]);
+        free(options->listeners);
+        return NULL;
+    }
+    worker->options = *options;
+    worker->limits = pipeline_limits_of(options->config);
+    pthread_mutex_init(&worker->lock, NULL);
+    stats_init(&worker->stats);
+    if (!set_up(worker)) {
+        worker_free(worker);
+        return NULL;
+    }
+    return worker;
+}
+
+void worker_free(struct worker *worker)
+{
+    if (!worker)
+        return;
+    if (worker->started)
+        pthread_join(worker->thread, NULL);
+    receiver_free(worker->receiver);
+    pipeline_free(worker->pipeline);
+    ingest_free(worker->ingest);
+    for (size_t i = 0; i < worker->options.listeners_len; i++)
+        listener_close(&worker->options.listeners[i]);
+    free(worker->options.listeners);
+    if (worker->wake)
+        event_free(worker->wake);
+    if (worker->wake_fd >= 0)
+        close(worker->wake_fd);
+    if (worker->base)
+        event_base_free(worker->base);
+    stats_done(&worker->stats);
+    pthread_mutex_destroy(&worker->lock);
+    free(worker);
+}
+
+static void tell(int fd)
+{
+    uint64_t one = 1;
+
+    /* Fails only when the count would overflow, and then the reader is told already. */
+    if (write(fd, &one, sizeof(one)) < 0)
+        return;
+}
+
+static void *run(void *data)
+{
+    struct worker *worker = data;
+
+    event_base_dispatch(worker->base);
+    tell(worker->options.done_fd);
+    return NULL;
+}
+
+int worker_start(struct worker *worker, struct error *error)
+{
+    sigset_t all, before;
+    int r;
+
+    /* Signals are the main thread's. */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    r = pthread_create(&worker->thread, NULL, run, worker);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (r != 0)
+        return error_set(error, -r, "can't start a worker thread: %s", strerror(r));
+    worker->started = true;
+    return 0;
+}
+
+void worker_set_limits(struct worker *worker, const struct pipeline_limits *limits)
+{
+    pthread_mutex_lock(&worker->lock);
+    worker->limits = *limits;
+    pthread_mutex_unlock(&worker->lock);
+    tell(worker->wake_fd);
+}
+
+void worker_stop(struct worker *worker)
+{
+    pthread_mutex_lock(&worker->lock);
+    worker->stop = true;
+    pthread_mutex_unlock(&worker->lock);
+    tell(worker->wake_fd);
+}
+
+struct pipeline_rest worker_take_rest(struct worker *worker)
+{
+    if (worker->started)
+        pthread_join(worker->thread, NULL);
+    worker->started = false;
+    return pipeline_take_rest(worker->pipeline);
+}
+
+struct stats *worker_stats(struct worker *worker)
+{
+    return &worker->stats;
+}
+
+const struct listener *worker_listeners(const struct worker *worker, size_t *ret_len)
+{
+    *ret_len = worker->options.listeners_len;
+    return worker->options.listeners;
+}

@@ -1,0 +1,56 @@
+/* table - key -> what it has counted; the memory in which increments gather
+ *
+ * Open addressing over the keys' hashes, the keys themselves in an arena. A table first fills (table_add),
+ * then drains (table_pop) until it is empty, then fills again; adding to one that drains is a bug. Entries of
+ * a shard are chained, so that draining costs what is in the table and never a scan of it. Memory is bounded
+ * by `keys_max` keys, not by events, and grows by doubling up to that; it is kept when drained. Not
+ * thread-safe.
+ */
+#ifndef LIB_TABLE_H
+#define LIB_TABLE_H
+
+#include "lib/util.h"
+
+struct table;
+
+/* What a key has gathered. */
+struct table_item {
+    struct span key; /* borrowed from the table: until the next table_add */
+    uint64_t hash;
+    int64_t micros;  /* within +-MICROS_MAX */
+    uint64_t events; /* increments behind it; 0: only a fraction carried over from before */
+};
+
+enum table_result {
+    TABLE_OK,
+    TABLE_FULL,  /* a new key, and there are keys_max already, or no memory for it */
+    TABLE_RANGE, /* the key's sum would leave +-MICROS_MAX; nothing was added */
+};
+
+/* Gives NULL when out of memory. `shards` says how hashes fall into shards (keyspace_shard). */
+struct table *table_new(uint32_t shards, size_t keys_max);
+void table_free(struct table *table);
+
+/* Takes effect for keys to come; keys already there stay. */
+void table_set_keys_max(struct table *table, size_t keys_max);
+
+/* `hash` is keyspace_hash(key); the key is copied. OVERFLOW_KEY always finds a place:
+ * beyond keys_max, and without memory. An item without events may go beyond the range by less than a unit: a
+ * carried fraction is never refused. */
+MUST_CHECK enum table_result table_add(struct table *table, const struct table_item *item);
+
+/* Takes one entry of the shard out, in no order; false when the shard has none left. */
+MUST_CHECK bool table_pop(struct table *table, uint32_t shard, struct table_item *ret_item);
+
+/* Whether the shard has entries. */
+bool table_has(const struct table *table, uint32_t shard);
+
+size_t table_keys(const struct table *table);
+
+/* Sum of the entries' events; as long as it is 0 there is nothing worth draining. */
+uint64_t table_events(const struct table *table);
+
+/* What it holds of the heap. */
+size_t table_bytes(const struct table *table);
+
+#endif

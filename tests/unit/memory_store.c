@@ -197,6 +197,7 @@ static int begin(void *context, uint32_t shard, const struct generation *generat
     enum memory_fault fault = enter(flusher);
 
     (void)shard;
+    assert(store->locked_by != flusher); /* it left a transaction open */
     if (fault == FAULT_NONE && store->locked_by)
         fault = FAULT_REFUSED; /* what a lock_timeout does */
     if (is_carried_out(fault)) {

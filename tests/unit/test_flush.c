@@ -185,6 +185,63 @@ START_TEST(two_faults_at_any_calls_lose_and_double_nothing)
 }
 END_TEST
 
+/* Calls of a flush of append_some(): seal, two pages, begin, record, apply, commit, release. */
+#define CALL_READ   1
+#define CALL_COMMIT 6
+
+START_TEST(a_commit_without_an_answer_is_settled_by_the_ledger)
+{
+    static const enum memory_fault kinds[] = {FAULT_LOST_CALL, FAULT_LOST_REPLY};
+
+    for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
+        struct world world = {0};
+        struct countdown countdown = {kinds[i], CALL_COMMIT, -1};
+        struct memory_flusher flusher = {.store = &world.store, .hook = count_down, .context = &countdown};
+        struct flush_result result;
+
+        append_some(&world);
+        ck_assert_int_eq(run_flusher(&flusher, &result), 0);
+        ck_assert_int_eq(result.keys, 4);
+        ck_assert_int_eq(result.total, 22);
+        must_be_exact(&world);
+    }
+}
+END_TEST
+
+/* From COMMIT on, nothing is answered any more. */
+static enum memory_fault no_answers(void *context, struct memory_flusher *flusher)
+{
+    (void)context;
+    return flusher->store->locked_by == flusher ? FAULT_LOST_CALL : FAULT_NONE;
+}
+
+static enum memory_fault no_commit(void *context, struct memory_flusher *flusher)
+{
+    int *calls = context;
+
+    /* record, apply, commit */
+    *calls = flusher->store->locked_by == flusher ? *calls + 1 : 0;
+    return *calls == 3 ? FAULT_LOST_CALL : FAULT_NONE;
+}
+
+START_TEST(what_was_never_committed_is_not_released)
+{
+    struct world world = {0};
+    int calls = 0;
+    struct memory_flusher deaf = {.store = &world.store, .hook = no_answers};
+    struct memory_flusher mute = {.store = &world.store, .hook = no_commit, .context = &calls};
+    struct flush_result result;
+
+    append_some(&world);
+    ck_assert_int_eq(run_flusher(&deaf, &result), FAILURE_UNAVAILABLE);
+    ck_assert_int_eq(run_flusher(&mute, &result), FAILURE_UNAVAILABLE);
+    ck_assert_int_eq(result.keys, 0);
+    ck_assert_str_ne(world.store.redis.sealed_id, "");
+    must_flush(&world);
+    must_be_exact(&world);
+}
+END_TEST
+
 /* --- flushers that overlap --- */
 
 /* At one call of a first flusher, a second one runs from its beginning to its end; the first may die later.
@@ -280,6 +337,35 @@ START_TEST(a_generation_that_came_back_under_a_new_id_is_not_applied_again)
     ck_assert_int_eq(world.store.redis.durable[0], world.seq[0]);
     append_some(&world);
     must_flush(&world);
+    must_be_exact(&world);
+}
+END_TEST
+
+struct time_machine {
+    struct memory_redis before;
+    int calls;
+};
+
+static enum memory_fault go_back_before_second_page(void *context, struct memory_flusher *flusher)
+{
+    struct time_machine *machine = context;
+
+    if (machine->calls++ == CALL_READ + 1)
+        flusher->store->redis = machine->before;
+    return FAULT_NONE;
+}
+
+START_TEST(a_generation_that_is_gone_while_it_is_read_is_dropped)
+{
+    struct world world = {0};
+    struct time_machine machine = {0};
+    struct memory_flusher flusher = {
+        .store = &world.store, .hook = go_back_before_second_page, .context = &machine};
+    struct flush_result result;
+
+    append_some(&world);
+    machine.before = world.store.redis;
+    ck_assert_int_eq(run_flusher(&flusher, &result), 0);
     must_be_exact(&world);
 }
 END_TEST
@@ -413,8 +499,11 @@ int main(void)
     tcase_add_test(tests, a_pass_takes_what_came_after_the_recovered_generation);
     tcase_add_loop_test(tests, one_fault_at_any_call_loses_and_doubles_nothing, FAULT_NONE + 1, FAULT_COUNT);
     tcase_add_loop_test(tests, two_faults_at_any_calls_lose_and_double_nothing, FAULT_NONE + 1, FAULT_COUNT);
+    tcase_add_test(tests, a_commit_without_an_answer_is_settled_by_the_ledger);
+    tcase_add_test(tests, what_was_never_committed_is_not_released);
     tcase_add_test(tests, a_second_flusher_at_any_call_does_no_harm);
     tcase_add_test(tests, a_generation_that_came_back_under_a_new_id_is_not_applied_again);
+    tcase_add_test(tests, a_generation_that_is_gone_while_it_is_read_is_dropped);
     tcase_add_test(tests, a_generation_that_mixes_old_and_new_is_refused_and_stays);
     tcase_add_test(tests, a_generation_with_a_hole_before_it_is_refused_and_stays);
     tcase_add_test(tests, a_generation_without_its_batches_is_refused_and_stays);

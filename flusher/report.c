@@ -124,7 +124,8 @@ void report_flush(enum report_style style, const struct report_flush *flush)
         whole_field("shards", flush->shards),
         whole_field("shards_failed", flush->shards_failed),
         ms_field("seconds", flush->elapsed_ms),
-        text_field("error", flush->failure),
+        /* As text it has been logged. */
+        text_field("error", style == REPORT_JSON ? flush->failure : NULL),
     };
 
     print(style, print_line, fields, ARRAY_LEN(fields));

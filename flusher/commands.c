@@ -141,7 +141,7 @@ static int flush_all(struct session *session, struct error *error)
         report_progress_end();
     log_failures(&result, session->config);
     report_flush(session->options->style,
-                 &(struct report_flush){"flush", result.keys, result.total, result.events, result.shards,
+                 &(struct report_flush){result.keys, result.total, result.events, result.shards,
                                         result.shards_failed, clock_monotonic_ms() - from_ms,
                                         result.failure ? result.error.text : NULL});
     /* Tried also when the pass failed: that is what the row is for. But then one line about it is enough. */
@@ -177,19 +177,12 @@ static int read_pending(struct session *session, struct pending *ret_pending, st
 
 static int rehearse(struct session *session, struct error *error)
 {
-    int64_t from_ms = clock_monotonic_ms();
     struct pending pending;
     int r = read_pending(session, &pending, error);
 
     if (r < 0)
         return fail(r, "dry_run_failed", error);
-    report_flush(session->options->style,
-                 &(struct report_flush){.event = "dry_run",
-                                        .keys = pending.open_keys + pending.sealed_keys,
-                                        .increments = pending.open_total + pending.sealed_total,
-                                        .events = pending.events,
-                                        .shards = session->config->shards,
-                                        .elapsed_ms = clock_monotonic_ms() - from_ms});
+    report_dry_run(session->options->style, session->config, &pending);
     return EX_OK;
 }
 

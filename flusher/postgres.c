@@ -99,6 +99,9 @@ static int refuse_connection(const PGconn *connection, const char *const *keywor
     case PQPING_NO_RESPONSE:
         break;
     }
+    /* A setting that libpq understands no better than a server that is away: "invalid port number" */
+    if (strncmp(message, "invalid ", strlen("invalid ")) == 0)
+        return error_set(error, FAILURE_CONFIG, "'postgres.url': %s", message);
     return error_set(error, FAILURE_UNAVAILABLE, "Postgres does not answer, is it running? %s", message);
 }
 
@@ -176,6 +179,7 @@ static const struct state states[] = {
     {"42P01", FAILURE_CONFIG, "; run 'flusher -c FILE migrate'"},
     {"42703", FAILURE_CONFIG, "; run 'flusher -c FILE migrate'"},
     {"42501", FAILURE_CONFIG, "; grant it, or connect as the owner"},
+    {"42", FAILURE_CONFIG, "; the tables are not as migrations/ makes them"},
     {"55P03", FAILURE_LATER, "; somebody holds the lock for long, see pg_stat_activity"},
     {"22003", FAILURE_LATER, "; a counter would leave the range of its column"},
 };

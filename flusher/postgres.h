@@ -21,8 +21,8 @@ void postgres_free(struct postgres *postgres);
 
 #define PARAMETERS_MAX 16
 
-/* Of one statement, $1 first; borrows what is added until the statement was executed. Starts zeroed. Not to
- * be copied: `values` may point into `numbers`. */
+/* Of one statement, $1 first; borrows what is added until the statement was executed. Starts zeroed, and must
+ * not be copied: values point into numbers. */
 struct parameters {
     const char *values[PARAMETERS_MAX];
     int lengths[PARAMETERS_MAX];

@@ -116,7 +116,7 @@ void report_flush(enum report_style style, const struct report_flush *flush)
 {
     int64_t elapsed_ms = flush->elapsed_ms > 0 ? flush->elapsed_ms : 1;
     struct field fields[] = {
-        text_field("event", flush->event),
+        text_field("event", "flush"),
         whole_field("keys", flush->keys),
         whole_field("increments", flush->increments),
         whole_field("events", flush->events),
@@ -124,7 +124,21 @@ void report_flush(enum report_style style, const struct report_flush *flush)
         whole_field("shards", flush->shards),
         whole_field("shards_failed", flush->shards_failed),
         ms_field("seconds", flush->elapsed_ms),
-        text_field("error", flush->failure),
+        /* As text it has been logged. */
+        text_field("error", style == REPORT_JSON ? flush->failure : NULL),
+    };
+
+    print(style, print_line, fields, ARRAY_LEN(fields));
+}
+
+void report_dry_run(enum report_style style, const struct config *config, const struct pending *pending)
+{
+    struct field fields[] = {
+        text_field("event", "dry_run"),
+        whole_field("keys", pending->open_keys + pending->sealed_keys),
+        whole_field("increments", pending->open_total + pending->sealed_total),
+        whole_field("events", pending->events),
+        whole_field("shards", config->shards),
     };
 
     print(style, print_line, fields, ARRAY_LEN(fields));

@@ -13,7 +13,6 @@ enum report_style {
 };
 
 struct report_flush {
-    const char *event; /* "flush", or "dry_run" for what would be flushed */
     int64_t keys, increments, events;
     int64_t shards, shards_failed;
     int64_t elapsed_ms;
@@ -21,6 +20,9 @@ struct report_flush {
 };
 
 void report_flush(enum report_style style, const struct report_flush *flush);
+
+/* What a run would flush now. */
+void report_dry_run(enum report_style style, const struct config *config, const struct pending *pending);
 
 void report_migrate(enum report_style style, size_t version, size_t done);
 

@@ -58,27 +58,26 @@ static int build_identity(struct sink_postgres *sink, const struct generation *g
 }
 
 /* Every statement about a shard begins with these. */
-static void begin_parameters(struct parameters *ret_parameters, const struct sink_postgres *sink,
-                             uint32_t shard)
+static void add_shard(struct parameters *parameters, const struct sink_postgres *sink, uint32_t shard)
 {
-    *ret_parameters = (struct parameters){0};
-    parameters_text(ret_parameters, sink->namespace);
-    parameters_bigint(ret_parameters, shard);
+    parameters_text(parameters, sink->namespace);
+    parameters_bigint(parameters, shard);
 }
 
 /* Without this lock two flushers would both find the generation fresh. */
 static int lock_shard(struct sink_postgres *sink, uint32_t shard, struct standing *ret_standing,
                       struct error *error)
 {
-    struct parameters parameters;
+    struct parameters parameters = {0};
     struct pg_result *rows;
     int r;
 
-    begin_parameters(&parameters, sink, shard);
+    add_shard(&parameters, sink, shard);
     r = postgres_execute(sink->postgres,
                          "SELECT cumulative_total, cumulative_events FROM counterd.shards"
                          " WHERE namespace = $1 AND shard = $2::bigint FOR UPDATE",
                          &parameters, &rows, error);
+
     if (r < 0)
         return r;
     if (rows_len(rows) != 1) {
@@ -103,11 +102,11 @@ static int read_ledger(struct sink_postgres *sink, uint32_t shard, const struct 
         " LEFT JOIN counterd.writers AS w"
         " ON w.namespace = $1 AND w.shard = $2::bigint AND w.writer = b.writer"
         " ORDER BY b.number";
-    struct parameters parameters;
+    struct parameters parameters = {0};
     struct pg_result *rows;
     int r;
 
-    begin_parameters(&parameters, sink, shard);
+    add_shard(&parameters, sink, shard);
     parameters_text(&parameters, generation->id);
     parameters_array(&parameters, &sink->writers);
     r = postgres_execute(sink->postgres, sql, &parameters, &rows, error);
@@ -152,9 +151,9 @@ static int record(void *context, uint32_t shard, const struct generation *genera
         " jsonb_object_agg(writer, jsonb_build_array(low, high))"
         " FROM unnest($13::text[], $14::bigint[], $15::bigint[]) AS b (writer, low, high)";
     struct sink_postgres *sink = context;
-    struct parameters parameters;
+    struct parameters parameters = {0};
 
-    begin_parameters(&parameters, sink, shard);
+    add_shard(&parameters, sink, shard);
     parameters_text(&parameters, generation->id);
     parameters_text(&parameters, generation->prev_id);
     parameters_bigint(&parameters, entry->keys);
@@ -177,9 +176,9 @@ static int move_vector(struct sink_postgres *sink, uint32_t shard, struct error 
         "INSERT INTO counterd.writers (namespace, shard, writer, seq)"
         " SELECT $1, $2::bigint, writer, high FROM unnest($3::text[], $4::bigint[]) AS b (writer, high)"
         " ON CONFLICT (namespace, shard, writer) DO UPDATE SET seq = EXCLUDED.seq";
-    struct parameters parameters;
+    struct parameters parameters = {0};
 
-    begin_parameters(&parameters, sink, shard);
+    add_shard(&parameters, sink, shard);
     parameters_array(&parameters, &sink->writers);
     parameters_array(&parameters, &sink->highs);
     return postgres_execute(sink->postgres, sql, &parameters, NULL, error);

@@ -153,12 +153,14 @@ static void carry_fraction(struct outbox *outbox, const struct table_item *item,
 {
     struct table_item carried = {.key = item->key, .hash = item->hash, .micros = fraction};
 
-    if (table_add(outbox->carry, &carried) == TABLE_OK)
-        return;
-    carried.key = span_of(OVERFLOW_KEY);
-    carried.hash = keyspace_hash(carried.key);
-    if (table_add(outbox->carry, &carried) != TABLE_OK)
-        assert(!"the overflow key always finds a place");
+    enum table_result result = table_add(outbox->carry, &carried);
+
+    if (result != TABLE_OK) {
+        carried.key = span_of(OVERFLOW_KEY);
+        carried.hash = keyspace_hash(carried.key);
+        result = table_add(outbox->carry, &carried);
+    }
+    assert(result == TABLE_OK);
 }
 
 /* Moves up to batch_keys_max keys of the shard into `batch`. A key that has only a fraction is carried on;

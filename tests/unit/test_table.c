@@ -1,0 +1,149 @@
+#include <stdio.h>
+
+#include "lib/decimal.h"
+#include "lib/keyspace.h"
+#include "lib/table.h"
+#include "tests/unit/unit.h"
+
+#define SHARDS 7
+
+static enum table_result add(struct table *table, const char *key, int64_t micros, uint64_t events)
+{
+    struct table_item item = {.key = span_of(key), .micros = micros, .events = events};
+
+    item.hash = keyspace_hash(item.key);
+    return table_add(table, &item);
+}
+
+/* Pops everything; returns the entry of `key`, with micros INT64_MIN when there is none. */
+static struct table_item drain_for(struct table *table, const char *key)
+{
+    struct table_item item, found = {.micros = INT64_MIN};
+
+    for (uint32_t shard = 0; shard < SHARDS; shard++) {
+        while (table_pop(table, shard, &item)) {
+            ck_assert_uint_eq(keyspace_shard(item.hash, SHARDS), shard);
+            if (span_is(item.key, key))
+                found = item;
+        }
+    }
+    ck_assert_uint_eq(table_keys(table), 0);
+    ck_assert_uint_eq(table_events(table), 0);
+    return found;
+}
+
+START_TEST(adds_up_by_key)
+{
+    struct table *table = table_new(SHARDS, 10);
+
+    ck_assert_int_eq(add(table, "a", 5, 1), TABLE_OK);
+    ck_assert_int_eq(add(table, "b", 1, 1), TABLE_OK);
+    ck_assert_int_eq(add(table, "a", -7, 2), TABLE_OK);
+    ck_assert_uint_eq(table_keys(table), 2);
+    ck_assert_uint_eq(table_events(table), 4);
+    struct table_item item = drain_for(table, "a");
+    ck_assert_int_eq(item.micros, -2);
+    ck_assert_uint_eq(item.events, 3);
+    table_free(table);
+}
+END_TEST
+
+/* Each round adds keys in an order of its own and drains them; what comes out is what went in, once. */
+START_TEST(holds_many_keys_and_fills_again)
+{
+    enum { KEYS = 50000 };
+    struct table *table = table_new(SHARDS, KEYS);
+    bool *seen = malloc(KEYS);
+    struct table_item item;
+
+    for (int round = 0; round < 3; round++) {
+        memset(seen, 0, KEYS);
+        for (int i = 0; i < 2 * KEYS; i++) {
+            char key[32];
+            snprintf(key, sizeof(key), "key.%d", (int)((i * 7919LL + round) % KEYS));
+            ck_assert_int_eq(add(table, key, 1 + round, 1), TABLE_OK);
+        }
+        ck_assert_uint_eq(table_keys(table), KEYS);
+        for (uint32_t shard = 0; shard < SHARDS; shard++) {
+            while (table_pop(table, shard, &item)) {
+                char name[32];
+                snprintf(name, sizeof(name), "%.*s", (int)item.key.len, item.key.ptr);
+                int i = atoi(name + strlen("key."));
+                ck_assert_int_eq(item.micros, 2 * (1 + round));
+                ck_assert_uint_eq(item.events, 2);
+                ck_assert(!seen[i]);
+                seen[i] = true;
+            }
+            ck_assert(!table_has(table, shard));
+        }
+        for (int i = 0; i < KEYS; i++)
+            ck_assert(seen[i]);
+    }
+    free(seen);
+    table_free(table);
+}
+END_TEST
+
+START_TEST(refuses_keys_beyond_the_limit_but_never_the_overflow_key)
+{
+    struct table *table = table_new(SHARDS, 2);
+
+    ck_assert_int_eq(add(table, "a", 1, 1), TABLE_OK);
+    ck_assert_int_eq(add(table, "b", 1, 1), TABLE_OK);
+    ck_assert_int_eq(add(table, "c", 1, 1), TABLE_FULL);
+    ck_assert_int_eq(add(table, "a", 1, 1), TABLE_OK);
+    ck_assert_int_eq(add(table, OVERFLOW_KEY, 1, 1), TABLE_OK);
+    table_set_keys_max(table, 1);
+    ck_assert_int_eq(add(table, "c", 1, 1), TABLE_FULL);
+    ck_assert_int_eq(add(table, OVERFLOW_KEY, 1, 1), TABLE_OK);
+    ck_assert_int_eq(drain_for(table, OVERFLOW_KEY).micros, 2);
+    ck_assert_int_eq(add(table, "c", 1, 1), TABLE_OK);
+    ck_assert_int_eq(add(table, "d", 1, 1), TABLE_FULL);
+    table_free(table);
+}
+END_TEST
+
+START_TEST(refuses_what_leaves_the_range_and_keeps_the_sum)
+{
+    struct table *table = table_new(SHARDS, 10);
+
+    ck_assert_int_eq(add(table, "a", MICROS_MAX, 1), TABLE_OK);
+    ck_assert_int_eq(add(table, "a", 1, 1), TABLE_RANGE);
+    ck_assert_int_eq(add(table, "a", MICROS_MAX, 1), TABLE_RANGE);
+    ck_assert_int_eq(add(table, "a", -1, 1), TABLE_OK);
+    ck_assert_int_eq(add(table, "b", -MICROS_MAX, 1), TABLE_OK);
+    ck_assert_int_eq(add(table, "b", -MICROS_MAX, 1), TABLE_RANGE);
+    /* A fraction that is carried over has been accepted before. */
+    ck_assert_int_eq(add(table, "b", -999999, 0), TABLE_OK);
+    ck_assert_int_eq(drain_for(table, "b").micros, -MICROS_MAX - 999999);
+    table_free(table);
+}
+END_TEST
+
+START_TEST(takes_keys_of_any_length)
+{
+    struct table *table = table_new(SHARDS, 1000);
+    char key[KEY_LEN_MAX + 1] = {0};
+
+    for (size_t len = 1; len <= KEY_LEN_MAX; len++) {
+        key[len - 1] = (char)('a' + len % 26);
+        ck_assert_int_eq(add(table, key, (int64_t)len, 1), TABLE_OK);
+    }
+    ck_assert_int_eq(drain_for(table, key).micros, KEY_LEN_MAX);
+    table_free(table);
+}
+END_TEST
+
+static void add_tests(TCase *tests)
+{
+    tcase_add_test(tests, adds_up_by_key);
+    tcase_add_test(tests, holds_many_keys_and_fills_again);
+    tcase_add_test(tests, refuses_keys_beyond_the_limit_but_never_the_overflow_key);
+    tcase_add_test(tests, refuses_what_leaves_the_range_and_keeps_the_sum);
+    tcase_add_test(tests, takes_keys_of_any_length);
+}
+
+int main(void)
+{
+    return unit_run("table", add_tests);
+}

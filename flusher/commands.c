@@ -1,0 +1,281 @@
+#include "flusher/commands.h"
+
+#include <inttypes.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "flusher/failure.h"
+#include "flusher/jobs.h"
+#include "flusher/migrate.h"
+#include "flusher/source_redis.h"
+#include "lib/clock.h"
+#include "lib/log.h"
+
+/* A command's own connections; the jobs of a run have others. */
+struct session {
+    const struct config *config;
+    const struct command_options *options;
+    struct postgres *postgres;
+    struct source_redis *source;
+};
+
+static int session_open(struct session *session, const struct config *config,
+                        const struct command_options *options, struct error *error)
+{
+    int r;
+
+    *session = (struct session){.config = config, .options = options};
+    r = postgres_new(config, &session->postgres, error);
+    if (r == 0)
+        r = source_redis_new(config, &session->source, error);
+    return r;
+}
+
+static void session_close(struct session *session)
+{
+    source_redis_free(session->source);
+    postgres_free(session->postgres);
+}
+
+/* Whether the schema and the number of shards are what they have to be. With `record`, a namespace that
+ * nobody knows yet is written down: in Redis only after Postgres had no objection, so that a wrong number of
+ * shards does not become the one on record. */
+static int session_check(struct session *session, bool record, struct error *error)
+{
+    int r = migrate_check(session->postgres, session->options->config_path, error);
+
+    if (r == 0)
+        r = records_check_shards(session->postgres, session->config, false, error);
+    if (r == 0)
+        r = source_redis_check_shards(session->source, record, error);
+    if (r == 0 && record)
+        r = records_check_shards(session->postgres, session->config, true, error);
+    return r;
+}
+
+static int fail(int r, const char *event, const struct error *error)
+{
+    log_error(LOG_LEVEL_ERROR, event, error);
+    return failure_exit_code(r);
+}
+
+/* --- run --- */
+
+static sigset_t stop_signals(void)
+{
+    sigset_t signals;
+
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGINT);
+    return signals;
+}
+
+/* The signals are blocked while it stays and repeats, and so wait until somebody asks; no handler runs, and
+ * any thread may ask. */
+static bool stop_requested(void)
+{
+    sigset_t pending;
+
+    sigpending(&pending);
+    return sigismember(&pending, SIGTERM) || sigismember(&pending, SIGINT);
+}
+
+/* False when it is time to stop. */
+static bool sleep_until(int64_t deadline_ms)
+{
+    sigset_t signals = stop_signals();
+    int64_t left_ms = deadline_ms - clock_monotonic_ms();
+    struct timespec timeout = {0};
+
+    if (left_ms > 0)
+        timeout = (struct timespec){left_ms / 1000, left_ms % 1000 * 1000000};
+    while (sigtimedwait(&signals, NULL, &timeout) < 0)
+        if (errno == EAGAIN)
+            return true;
+    return false;
+}
+
+/* What is wrong with a shard has a line each; what ended the pass, one in all. */
+static void log_failures(const struct jobs_result *result, const struct config *config)
+{
+    bool ended = result->failure == FAILURE_UNAVAILABLE || result->failure == FAILURE_CONFIG;
+    char quoted[LOG_TEXT_BYTES];
+
+    for (int64_t i = 0; !ended && i < config->shards; i++)
+        if (result->texts[i])
+            log_event(LOG_LEVEL_ERROR, "shard_failed", "error=%s",
+                      log_quote(quoted, span_of(result->texts[i])));
+    if (ended || (result->failure != 0 && result->shards_failed == 0))
+        log_error(LOG_LEVEL_ERROR, "flush_failed", &result->error);
+}
+
+static int finish_run(struct session *session, const struct jobs_result *result, int64_t started_ms,
+                      struct error *error)
+{
+    struct run_record run = {
+        .started_ms = started_ms,
+        .finished_ms = clock_unix_ms(),
+        .shards = result->shards,
+        .keys = result->keys,
+        .total = result->total,
+        .events = result->events,
+        .failure = result->failure ? result->error.text : NULL,
+    };
+
+    return records_finish_run(session->postgres, session->config, &run, result->fresh_ms, error);
+}
+
+static int flush_all(struct session *session, struct error *error)
+{
+    bool watched = session->options->style == REPORT_TEXT && report_has_terminal();
+    struct jobs_options jobs = {session->config, session->options->every_ms ? stop_requested : NULL,
+                                watched ? report_progress : NULL};
+    int64_t started_ms = clock_unix_ms(), from_ms = clock_monotonic_ms();
+    struct jobs_result result;
+    int r = 0;
+
+    jobs_run(&jobs, &result);
+    if (watched)
+        report_progress_end();
+    log_failures(&result, session->config);
+    report_flush(session->options->style,
+                 &(struct report_flush){result.keys, result.total, result.events, result.shards,
+                                        result.shards_failed, clock_monotonic_ms() - from_ms,
+                                        result.failure ? result.error.text : NULL});
+    /* Tried also when the pass failed: that is what the row is for. But then one line about it is enough. */
+    if (result.fresh_ms && result.texts) {
+        r = finish_run(session, &result, started_ms, error);
+        if (r < 0 && result.failure == 0)
+            log_error(LOG_LEVEL_ERROR, "run_not_recorded", error);
+    }
+    r = failure_worse(result.failure, r);
+    jobs_result_done(&result, session->config);
+    return failure_exit_code(r);
+}
+
+/* Redis first, then Postgres. */
+static int read_pending(struct session *session, struct pending *ret_pending, struct error *error)
+{
+    size_t shards = (size_t)session->config->shards;
+    struct shard_state *states = calloc(shards, sizeof(*states));
+    struct shard_ledger *ledger = calloc(shards, sizeof(*ledger));
+    int r = states && ledger ? 0 : error_set(error, -ENOMEM, "out of memory");
+
+    *ret_pending = (struct pending){0};
+    for (size_t i = 0; r == 0 && i < shards; i++)
+        r = source_redis_state(session->source, (uint32_t)i, &states[i], error);
+    if (r == 0)
+        r = records_ledger(session->postgres, session->config, states, ledger, error);
+    for (size_t i = 0; r == 0 && i < shards; i++)
+        pending_add_shard(ret_pending, &states[i], &ledger[i]);
+    free(states);
+    free(ledger);
+    return r;
+}
+
+static int rehearse(struct session *session, struct error *error)
+{
+    struct pending pending;
+    int r = read_pending(session, &pending, error);
+
+    if (r < 0)
+        return fail(r, "dry_run_failed", error);
+    report_dry_run(session->options->style, session->config, &pending);
+    return EX_OK;
+}
+
+static int run_once(const struct config *config, const struct command_options *options)
+{
+    struct session session;
+    struct error error;
+    int code, r = session_open(&session, config, options, &error);
+
+    if (r == 0)
+        r = session_check(&session, !options->dry_run, &error);
+    if (r < 0)
+        code = fail(r, "flush_failed", &error);
+    else
+        code = options->dry_run ? rehearse(&session, &error) : flush_all(&session, &error);
+    session_close(&session);
+    return code;
+}
+
+int command_run(const struct config *config, const struct command_options *options)
+{
+    sigset_t signals = stop_signals();
+
+    if (options->every_ms == 0)
+        return run_once(config, options);
+    sigprocmask(SIG_BLOCK, &signals, NULL);
+    for (;;) {
+        int64_t next_ms = clock_monotonic_ms() + options->every_ms;
+        /* Whatever else goes wrong may be better in the next round. */
+        if (run_once(config, options) == EX_CONFIG)
+            return EX_CONFIG;
+        if (!sleep_until(next_ms))
+            return EX_OK;
+    }
+}
+
+/* --- the others --- */
+
+int command_migrate(const struct config *config, const struct command_options *options)
+{
+    struct session session;
+    struct error error;
+    size_t done = 0;
+    int r = session_open(&session, config, options, &error);
+
+    if (r == 0)
+        r = migrate(session.postgres, &done, &error);
+    for (size_t i = migrations_len - done; r == 0 && i < migrations_len; i++)
+        log_event(LOG_LEVEL_INFO, "migrated", "migration=%s", migrations[i].name);
+    if (r == 0)
+        report_migrate(options->style, migrations_len, done);
+    session_close(&session);
+    return r < 0 ? fail(r, "migrate_failed", &error) : EX_OK;
+}
+
+int command_status(const struct config *config, const struct command_options *options)
+{
+    struct session session;
+    struct pending pending;
+    struct history history;
+    struct error error;
+    int r = session_open(&session, config, options, &error);
+
+    if (r == 0)
+        r = session_check(&session, false, &error);
+    if (r == 0)
+        r = read_pending(&session, &pending, &error);
+    if (r == 0)
+        r = records_history(session.postgres, config, &history, &error);
+    if (r == 0)
+        report_status(options->style, config, &pending, &history);
+    session_close(&session);
+    return r < 0 ? fail(r, "status_failed", &error) : EX_OK;
+}
+
+int command_get(const struct config *config, const struct command_options *options)
+{
+    struct session session;
+    struct stored stored;
+    struct peek peek;
+    struct error error;
+    int r = session_open(&session, config, options, &error);
+
+    if (r == 0)
+        r = session_check(&session, false, &error);
+    if (r == 0)
+        r = source_redis_peek(session.source, span_of(options->key), &peek, &error);
+    if (r == 0)
+        r = records_stored(session.postgres, config, options->key, &stored, &error);
+    if (r == 0) {
+        struct key_pending pending = pending_of_key(&peek, &stored);
+        report_key(options->style, options->key, &stored, &pending);
+    }
+    session_close(&session);
+    return r < 0 ? fail(r, "get_failed", &error) : EX_OK;
+}

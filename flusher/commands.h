@@ -1,0 +1,21 @@
+/* commands - what `flusher` can be told to do; each prints its result and gives its exit code */
+#ifndef FLUSHER_COMMANDS_H
+#define FLUSHER_COMMANDS_H
+
+#include "flusher/report.h"
+#include "lib/config.h"
+
+struct command_options {
+    const char *config_path;
+    enum report_style style;
+    bool dry_run;
+    int64_t every_ms; /* 0 = once */
+    const char *key;
+};
+
+int command_run(const struct config *config, const struct command_options *options);
+int command_migrate(const struct config *config, const struct command_options *options);
+int command_status(const struct config *config, const struct command_options *options);
+int command_get(const struct config *config, const struct command_options *options);
+
+#endif

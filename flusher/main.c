@@ -1,0 +1,161 @@
+#include <getopt.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sysexits.h>
+
+#include "flusher/commands.h"
+#include "flusher/whole.h"
+#include "lib/log.h"
+
+#define EVERY_S_MAX 86400
+
+struct subcommand {
+    const char *name;
+    int (*run)(const struct config *, const struct command_options *);
+    bool takes_key;
+    bool repeats; /* takes --every and --dry-run */
+    const char *help;
+};
+
+/* The first is what no command means. */
+static const struct subcommand subcommands[] = {
+    {"run", command_run, false, true, "flush what is pending in Redis to Postgres (what no command means)"},
+    {"migrate", command_migrate, false, false, "create or upgrade the tables in Postgres"},
+    {"status", command_status, false, false, "what is pending, how old it is, and how the last run went"},
+    {"get", command_get, true, false, "get KEY: the key's value, stored and pending"},
+};
+
+static int help(void)
+{
+    puts("usage: flusher -c FILE [COMMAND] [OPTIONS]\n"
+         "Moves counters from Redis to Postgres.\n\n"
+         "commands:");
+    for (size_t i = 0; i < ARRAY_LEN(subcommands); i++)
+        printf("  %-10s %s\n", subcommands[i].name, subcommands[i].help);
+    puts("\noptions:\n"
+         "  -c, --config FILE  the configuration, the same file as counterd's\n"
+         "  --every SECONDS    run: stay and repeat; SIGTERM finishes the shard in work and exits 0\n"
+         "  --dry-run          run: say what would be flushed, change nothing\n"
+         "  --json             print one JSON object\n"
+         "  --version, --help\n\n"
+         "exit codes: 0 done, 64 usage, 69 Redis or Postgres unavailable, 75 try again later, 78 "
+         "configuration");
+    return EX_OK;
+}
+
+static int usage(const char *problem, const char *subject)
+{
+    fprintf(stderr, "flusher: %s%s%s%s; see flusher --help\n", problem, subject ? " '" : "",
+            subject ? subject : "", subject ? "'" : "");
+    return EX_USAGE;
+}
+
+/* One line per mistake. */
+static int refuse_config(const struct error *error)
+{
+    char quoted[LOG_TEXT_BYTES];
+
+    for (const char *line = error->text; *line;) {
+        size_t len = strcspn(line, "\n");
+        log_event(LOG_LEVEL_ERROR, "config_refused", "error=%s", log_quote(quoted, (struct span){line, len}));
+        line += len + (line[len] == '\n');
+    }
+    return EX_CONFIG;
+}
+
+static int execute(const struct subcommand *subcommand, const struct command_options *options)
+{
+    struct config *config;
+    struct error error;
+    int code;
+
+    if (config_load(options->config_path, &config, &error) < 0)
+        return refuse_config(&error);
+    code = subcommand->run(config, options);
+    config_free(config);
+    return code;
+}
+
+/* The command and its key, which are what getopt left. */
+static int run_words(int count, char *const *words, struct command_options *options)
+{
+    const struct subcommand *subcommand = NULL;
+    const char *name = count > 0 ? words[0] : subcommands[0].name;
+
+    for (size_t i = 0; i < ARRAY_LEN(subcommands); i++)
+        if (strcmp(name, subcommands[i].name) == 0)
+            subcommand = &subcommands[i];
+    if (!subcommand)
+        return usage("unknown command", name);
+    if (subcommand->takes_key && count < 2)
+        return usage("get takes a KEY", NULL);
+    if (count > (subcommand->takes_key ? 2 : 1))
+        return usage("too many words, beginning with", words[count - 1]);
+    if (subcommand->takes_key) {
+        options->key = words[1];
+        if (strlen(options->key) < 1 || strlen(options->key) > KEY_LEN_MAX || strchr(options->key, ' '))
+            return usage("a key has 1 to 255 bytes and no blanks; this is none:", options->key);
+    }
+    if (!subcommand->repeats && (options->every_ms || options->dry_run))
+        return usage("--every and --dry-run go with run only, not with", name);
+    if (options->every_ms && options->dry_run)
+        return usage("--every and --dry-run exclude each other", NULL);
+    if (!options->config_path)
+        return usage("-c FILE is missing", NULL);
+    return execute(subcommand, options);
+}
+
+static bool parse_every(const char *text, struct command_options *options)
+{
+    int64_t seconds;
+
+    if (!whole_parse(span_of(text), &seconds) || seconds < 1 || seconds > EVERY_S_MAX)
+        return false;
+    options->every_ms = seconds * 1000;
+    return true;
+}
+
+int main(int argc, char *argv[])
+{
+    static const struct option long_options[] = {
+        {"config", required_argument, NULL, 'c'},
+        {"every", required_argument, NULL, 'e'},
+        {"dry-run", no_argument, NULL, 'n'},
+        {"json", no_argument, NULL, 'j'},
+        {"version", no_argument, NULL, 'v'},
+        {"help", no_argument, NULL, 'h'},
+        {NULL, 0, NULL, 0},
+    };
+    struct command_options options = {0};
+    int option;
+
+    /* A connection that the other side closed is an error of write(2), not the end of us. */
+    signal(SIGPIPE, SIG_IGN);
+    while ((option = getopt_long(argc, argv, "c:h", long_options, NULL)) != -1) {
+        switch (option) {
+        case 'c':
+            options.config_path = optarg;
+            break;
+        case 'e':
+            if (!parse_every(optarg, &options))
+                return usage("--every takes whole seconds from 1 to 86400, not", optarg);
+            break;
+        case 'n':
+            options.dry_run = true;
+            break;
+        case 'j':
+            options.style = REPORT_JSON;
+            break;
+        case 'v':
+            puts("flusher " VERSION);
+            return EX_OK;
+        case 'h':
+            return help();
+        default:
+            return EX_USAGE;
+        }
+    }
+    return run_words(argc - optind, argv + optind, &options);
+}

@@ -1,0 +1,284 @@
+#include "flusher/records.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "flusher/failure.h"
+#include "flusher/sink.h"
+
+/* --- shards --- */
+
+static int read_shards(struct postgres *postgres, const struct config *config, int64_t *ret_shards,
+                       struct error *error)
+{
+    struct parameters parameters = {0};
+    struct pg_result *rows;
+    int r;
+
+    parameters_text(&parameters, config->namespace);
+    r = postgres_execute(postgres, "SELECT shards FROM counterd.namespaces WHERE namespace = $1", &parameters,
+                         &rows, error);
+    if (r < 0)
+        return r;
+    *ret_shards = rows_len(rows) == 1 ? rows_bigint(rows, 0, 0) : 0;
+    rows_free(rows);
+    return 0;
+}
+
+/* Ends a transaction in which all went well so far, or `r` says what did not. */
+static int finish(struct postgres *postgres, int r, struct error *error)
+{
+    if (r < 0)
+        postgres_rollback(postgres);
+    else
+        r = postgres_commit(postgres, error);
+    return r == COMMIT_UNKNOWN ? error_set(error, FAILURE_UNAVAILABLE, "no answer to COMMIT; run it again")
+                               : r;
+}
+
+static int create_namespace(struct postgres *postgres, const struct config *config, struct error *error)
+{
+    struct parameters parameters = {0};
+    int r = postgres_begin(postgres, error);
+
+    parameters_text(&parameters, config->namespace);
+    parameters_bigint(&parameters, config->shards);
+    if (r == 0)
+        r = postgres_execute(postgres,
+                             "INSERT INTO counterd.namespaces (namespace, shards) VALUES ($1, $2::integer)"
+                             " ON CONFLICT DO NOTHING",
+                             &parameters, NULL, error);
+    /* The numbers as they are now: of two first runs with different configurations one was too late. */
+    if (r == 0)
+        r = postgres_execute(postgres,
+                             "INSERT INTO counterd.shards (namespace, shard) SELECT namespace, shard"
+                             " FROM counterd.namespaces, generate_series(0, shards - 1) AS shard"
+                             " WHERE namespace = $1 AND shards = $2::integer ON CONFLICT DO NOTHING",
+                             &parameters, NULL, error);
+    return finish(postgres, r, error);
+}
+
+int records_check_shards(struct postgres *postgres, const struct config *config, bool record,
+                         struct error *error)
+{
+    int64_t shards;
+    int r = read_shards(postgres, config, &shards, error);
+
+    if (r == 0 && shards == 0 && record) {
+        r = create_namespace(postgres, config, error);
+        if (r == 0)
+            r = read_shards(postgres, config, &shards, error);
+    }
+    if (r < 0 || shards == 0 || shards == config->shards)
+        return r;
+    return error_set(error, FAILURE_CONFIG,
+                     "'shards' is %" PRId64 ", but Postgres (counterd.namespaces) has namespace '%s' with "
+                     "%" PRId64 " shards, which are fixed for its life: set 'shards' to %" PRId64
+                     " or choose another 'namespace'",
+                     config->shards, config->namespace, shards, shards);
+}
+
+/* --- runs --- */
+
+static int insert_run(struct postgres *postgres, const struct config *config, const struct run_record *run,
+                      struct error *error)
+{
+    struct parameters parameters = {0};
+
+    parameters_text(&parameters, config->namespace);
+    parameters_bigint(&parameters, run->started_ms);
+    parameters_bigint(&parameters, run->finished_ms);
+    parameters_bigint(&parameters, run->shards);
+    parameters_bigint(&parameters, run->keys);
+    parameters_bigint(&parameters, run->total);
+    parameters_bigint(&parameters, run->events);
+    parameters_text(&parameters, run->failure);
+    return postgres_execute(
+        postgres,
+        "INSERT INTO counterd.runs (namespace, started_at, finished_at, shards, keys, increments, events, "
+        "error)"
+        " VALUES ($1, to_timestamp($2::bigint / 1000.0), to_timestamp($3::bigint / 1000.0), $4::integer,"
+        " $5::bigint, $6::bigint, $7::bigint, $8)",
+        &parameters, NULL, error);
+}
+
+static int update_freshness(struct postgres *postgres, const struct config *config, const int64_t *fresh_ms,
+                            struct error *error)
+{
+    /* Locked in order, or two runs that end together could wait for each other. */
+    static const char sql[] =
+        "WITH fresh AS (SELECT shard - 1 AS shard, to_timestamp(ms / 1000.0) AS until"
+        " FROM unnest($2::bigint[]) WITH ORDINALITY AS f (ms, shard) WHERE ms > 0),"
+        " locked AS (SELECT shard FROM counterd.shards JOIN fresh USING (shard) WHERE namespace = $1"
+        " ORDER BY shard FOR NO KEY UPDATE OF shards)"
+        "UPDATE counterd.shards AS s SET fresh_until = GREATEST(s.fresh_until, fresh.until)"
+        " FROM fresh JOIN locked USING (shard) WHERE s.namespace = $1 AND s.shard = fresh.shard";
+    struct parameters parameters = {0};
+    struct pgarray times = {0};
+    int r;
+
+    pgarray_begin(&times, PGARRAY_BIGINT, (size_t)config->shards);
+    for (int64_t i = 0; i < config->shards; i++)
+        pgarray_add_bigint(&times, fresh_ms[i]);
+    parameters_text(&parameters, config->namespace);
+    parameters_array(&parameters, &times);
+    r = pgarray_ok(&times) ? postgres_execute(postgres, sql, &parameters, NULL, error)
+                           : error_set(error, -ENOMEM, "out of memory");
+    pgarray_done(&times);
+    return r;
+}
+
+int records_finish_run(struct postgres *postgres, const struct config *config, const struct run_record *run,
+                       const int64_t *fresh_ms, struct error *error)
+{
+    int r = postgres_begin(postgres, error);
+
+    if (r == 0)
+        r = update_freshness(postgres, config, fresh_ms, error);
+    if (r == 0)
+        r = insert_run(postgres, config, run, error);
+    return finish(postgres, r, error);
+}
+
+/* --- lookups --- */
+
+int records_stored(struct postgres *postgres, const struct config *config, const char *key,
+                   struct stored *ret_stored, struct error *error)
+{
+    struct parameters parameters = {0};
+    struct pg_result *rows;
+    int r;
+
+    parameters_text(&parameters, config->namespace);
+    parameters_bigint(&parameters, keyspace_shard(keyspace_hash(span_of(key)), (uint32_t)config->shards));
+    parameters_text(&parameters, key);
+    r = postgres_execute(postgres,
+                         "SELECT c.value, (c.key IS NOT NULL)::integer, s.head_gen"
+                         " FROM (SELECT) AS always LEFT JOIN counterd.counters AS c ON c.key = $3"
+                         " LEFT JOIN counterd.shards AS s ON s.namespace = $1 AND s.shard = $2::bigint",
+                         &parameters, &rows, error);
+    if (r < 0)
+        return r;
+    ret_stored->value = rows_bigint(rows, 0, 0);
+    ret_stored->known = rows_bigint(rows, 0, 1) == 1;
+    snprintf(ret_stored->head_id, sizeof(ret_stored->head_id), "%s", rows_text(rows, 0, 2));
+    rows_free(rows);
+    return 0;
+}
+
+int records_ledger(struct postgres *postgres, const struct config *config, const struct shard_state *states,
+                   struct shard_ledger *ret_ledger, struct error *error)
+{
+    static const char sql[] =
+        "SELECT (sealed.gen IS NOT NULL)::integer, released.cumulative_total, released.cumulative_events"
+        " FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS s (sealed_gen, prev_gen, number)"
+        " LEFT JOIN counterd.ledger AS sealed ON sealed.namespace = $1 AND sealed.gen = s.sealed_gen"
+        " LEFT JOIN counterd.ledger AS released ON released.namespace = $1 AND released.gen = s.prev_gen"
+        " ORDER BY s.number";
+    struct parameters parameters = {0};
+    struct pgarray sealed = {0}, released = {0};
+    struct pg_result *rows = NULL;
+    int r;
+
+    pgarray_begin(&sealed, PGARRAY_TEXT, (size_t)config->shards);
+    pgarray_begin(&released, PGARRAY_TEXT, (size_t)config->shards);
+    for (int64_t i = 0; i < config->shards; i++) {
+        pgarray_add_text(&sealed, span_of(states[i].sealed_id));
+        pgarray_add_text(&released, span_of(states[i].prev_id));
+    }
+    parameters_text(&parameters, config->namespace);
+    parameters_array(&parameters, &sealed);
+    parameters_array(&parameters, &released);
+    r = pgarray_ok(&sealed) && pgarray_ok(&released)
+            ? postgres_execute(postgres, sql, &parameters, &rows, error)
+            : error_set(error, -ENOMEM, "out of memory");
+    pgarray_done(&sealed);
+    pgarray_done(&released);
+    if (r < 0)
+        return r;
+    for (int i = 0; i < (int)config->shards; i++)
+        ret_ledger[i] = (struct shard_ledger){rows_bigint(rows, i, 0) == 1, rows_bigint(rows, i, 1),
+                                              rows_bigint(rows, i, 2)};
+    rows_free(rows);
+    return 0;
+}
+
+#define UNIX_MS(time) "(extract(epoch FROM " time ") * 1000)::bigint"
+
+int records_history(struct postgres *postgres, const struct config *config, struct history *ret_history,
+                    struct error *error)
+{
+    static const char sql[] = "SELECT " UNIX_MS("f.fresh_until") ", " UNIX_MS(
+        "s.applied_at") ", (r.id IS NOT NULL)::integer, " UNIX_MS("r.started_at") ", " UNIX_MS("r.finished_"
+                                                                                               "at") ", "
+                                                                                                     "r.keys,"
+                                                                                                     " r."
+                                                                                                     "increme"
+                                                                                                     "nts, "
+                                                                                                     "r.error"
+                                                                                                     " FROM "
+                                                                                                     "(SELECT"
+                                                                                                     " max("
+                                                                                                     "applied"
+                                                                                                     "_at) "
+                                                                                                     "AS "
+                                                                                                     "applied"
+                                                                                                     "_at "
+                                                                                                     "FROM "
+                                                                                                     "counter"
+                                                                                                     "d."
+                                                                                                     "shards "
+                                                                                                     "WHERE "
+                                                                                                     "namespa"
+                                                                                                     "ce = "
+                                                                                                     "$1) AS "
+                                                                                                     "s"
+                                                                                                     " LEFT "
+                                                                                                     "JOIN "
+                                                                                                     "counter"
+                                                                                                     "d."
+                                                                                                     "freshne"
+                                                                                                     "ss AS "
+                                                                                                     "f ON "
+                                                                                                     "f."
+                                                                                                     "namespa"
+                                                                                                     "ce = $1"
+                                                                                                     " LEFT "
+                                                                                                     "JOIN "
+                                                                                                     "(SELECT"
+                                                                                                     " * "
+                                                                                                     "FROM "
+                                                                                                     "counter"
+                                                                                                     "d.runs "
+                                                                                                     "WHERE "
+                                                                                                     "namespa"
+                                                                                                     "ce = "
+                                                                                                     "$1 "
+                                                                                                     "ORDER "
+                                                                                                     "BY id "
+                                                                                                     "DESC "
+                                                                                                     "LIMIT "
+                                                                                                     "1) AS "
+                                                                                                     "r ON "
+                                                                                                     "true";
+    struct parameters parameters = {0};
+    struct pg_result *rows;
+    int r;
+
+    parameters_text(&parameters, config->namespace);
+    r = postgres_execute(postgres, sql, &parameters, &rows, error);
+    if (r < 0)
+        return r;
+    *ret_history = (struct history){
+        .fresh_ms = rows_bigint(rows, 0, 0),
+        .applied_ms = rows_bigint(rows, 0, 1),
+        .has_run = rows_bigint(rows, 0, 2) == 1,
+        .started_ms = rows_bigint(rows, 0, 3),
+        .finished_ms = rows_bigint(rows, 0, 4),
+        .keys = rows_bigint(rows, 0, 5),
+        .total = rows_bigint(rows, 0, 6),
+    };
+    snprintf(ret_history->failure, sizeof(ret_history->failure), "%s", rows_text(rows, 0, 7));
+    rows_free(rows);
+    return 0;
+}

@@ -1,0 +1,42 @@
+/* report - what the flusher prints on stdout, as text or as one JSON object, and the progress bar on stderr
+ */
+#ifndef FLUSHER_REPORT_H
+#define FLUSHER_REPORT_H
+
+#include "flusher/pending.h"
+#include "flusher/records.h"
+#include "lib/config.h"
+
+enum report_style {
+    REPORT_TEXT,
+    REPORT_JSON,
+};
+
+struct report_flush {
+    int64_t keys, increments, events;
+    int64_t shards, shards_failed;
+    int64_t elapsed_ms;
+    const char *failure; /* NULL = none */
+};
+
+void report_flush(enum report_style style, const struct report_flush *flush);
+
+/* What a run would flush now. */
+void report_dry_run(enum report_style style, const struct config *config, const struct pending *pending);
+
+void report_migrate(enum report_style style, size_t version, size_t done);
+
+void report_key(enum report_style style, const char *key, const struct stored *stored,
+                const struct key_pending *pending);
+
+void report_status(enum report_style style, const struct config *config, const struct pending *pending,
+                   const struct history *history);
+
+/* Whether somebody watches stderr. */
+bool report_has_terminal(void);
+
+/* Draws the bar over the one before it; report_progress_end() wipes it out. */
+void report_progress(int64_t shards_done, int64_t shards);
+void report_progress_end(void);
+
+#endif

@@ -1,0 +1,263 @@
+#!/usr/bin/env python3
+"""test_flusher - the flusher as people and cron use it: one pass, often, twice at once, cut down at any moment"""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import harness
+
+SEED = 11
+
+
+class Commands(harness.Case):
+    def setUp(self):
+        super().setUp()
+        self.migrate()
+
+    def send(self, counterd, lines):
+        self.sent = getattr(self, "sent", 0) + len(lines)
+        counterd.send_udp(lines)
+        counterd.settle(self.sent)
+
+    def test_nothing_to_flush(self):
+        done = self.flush()
+        self.assertEqual(self.counters(), {})
+        self.assertRegex(done.out + done.err, r"event=flush .*keys=0\b")
+
+    def test_one_summary_line(self):
+        counterd = self.counterd()
+        self.send(counterd, ["a:1|c", "b:2|c", "a:3|c"])
+        done = self.flush()
+        [line] = (done.out + done.err).splitlines()
+        fields = harness.parse_log_line(line)
+        self.assertEqual((fields["event"], fields["keys"], fields["increments"]), ("flush", "2", "6"))
+
+    def test_run_is_the_default_command(self):
+        counterd = self.counterd()
+        self.send(counterd, ["a:1|c"])
+        self.flusher()
+        self.assertEqual(self.counters(), {"a": 1})
+
+    def test_json(self):
+        counterd = self.counterd()
+        self.send(counterd, ["a:1|c", "b:2|c", "a:3|c"])
+        run = json.loads(self.flush("--json").out)
+        self.assertEqual((run["keys"], run["increments"]), (2, 6))
+        status = json.loads(self.flusher("status", "--json").out)
+        self.assertEqual(status["namespace"], "counterd")
+        self.assertEqual(json.loads(self.flusher("get", "a", "--json").out)["value"], 4)
+
+    def test_dry_run_changes_nothing(self):
+        counterd = self.counterd()
+        self.send(counterd, ["a:1|c", "b:2|c"])
+        before = self.redis.pending(), self.redis.accepted()
+        done = self.flush("--dry-run")
+        self.assertEqual((self.redis.pending(), self.redis.accepted()), before)
+        self.assertEqual(self.counters(), {})
+        self.assertEqual(self.query("select count(*) from counterd.ledger"), [["0"]])
+        self.assertRegex(done.out + done.err, r"\b2\b")
+        self.flush()
+        self.assertEqual(self.counters(), {"a": 1, "b": 2})
+
+    def test_get_adds_up_redis_and_postgres(self):
+        counterd = self.counterd()
+        self.send(counterd, ["a:5|c"])
+        self.assertEqual(json.loads(self.flusher("get", "a", "--json").out)["value"], 5)
+        self.flush()
+        self.send(counterd, ["a:7|c"])
+        self.assertEqual(json.loads(self.flusher("get", "a", "--json").out)["value"], 12)
+        self.assertRegex(self.flusher("get", "a").out, r"\b12\b")
+        self.assertEqual(json.loads(self.flusher("get", "never.seen", "--json").out)["value"], 0)
+
+    def test_every(self):
+        flusher = self.track(harness.Process("every", self.dir, [
+            harness.FLUSHER, "-c", self.write_config(), "run", "--every", "1"])).spawn()
+        counterd = self.counterd()
+        for n in range(1, 4):
+            self.send(counterd, ["a:1|c"])
+            harness.wait_until(lambda: self.counters().get("a") == n, what=f"a = {n}")
+        self.assertEqual(flusher.stop(), 0, flusher.tail())
+
+    def test_every_survives_outages(self):
+        flusher = self.track(harness.Process("every", self.dir, [
+            harness.FLUSHER, "-c", self.write_config(), "run", "--every", "1"])).spawn()
+        counterd = self.counterd()
+        self.send(counterd, ["a:1|c"])
+        harness.wait_until(lambda: self.counters().get("a") == 1, what="a = 1")
+        runs = len(flusher.events("flush"))
+        self.redis.kill()
+        self.postgres.stop()
+        harness.wait_until(lambda: [line for line in flusher.events() if line.get("level") in ("warn", "error")],
+                           what=lambda: f"a complaint\n{flusher.tail()}")
+        self.redis.start()
+        self.postgres.start()
+        self.send(counterd, ["a:1|c"])
+        harness.wait_until(lambda: self.counters().get("a") == 2, what=lambda: f"a = 2\n{flusher.tail()}")
+        self.assertGreater(len(flusher.events("flush")), runs)
+        self.assertEqual(flusher.stop(), 0)
+
+    def test_runs_and_ledger_tell_what_happened(self):
+        counterd = self.counterd()
+        self.send(counterd, [f"key.{n}:1|c" for n in range(50)])
+        self.flush()
+        self.send(counterd, [f"key.{n}:2|c" for n in range(50)])
+        self.flush()
+        self.assertEqual(self.query("select sum(total), sum(events) from counterd.ledger"), [["150", "100"]])
+        self.assertEqual(self.query("select shards, keys, increments, events, error from counterd.runs order by id"),
+                         [["8", "50", "50", "50", ""], ["8", "50", "100", "50", ""]])
+        self.assertEqual(self.query("select namespace, fresh_until <= now() from counterd.freshness"),
+                         [["counterd", "t"]])
+
+    def test_status_tells_what_is_pending(self):
+        counterd = self.counterd()
+        self.send(counterd, [f"key.{n}:1|c" for n in range(50)])
+        self.assertRegex(self.flusher("status").out, r"\b50\b")
+
+    def test_a_big_generation(self):
+        counterd = self.counterd(keys_max=200000)
+        for part in range(4):
+            self.send(counterd, [f"a.rather.long.key.with.number.{n}:{n}|c" for n in range(1 + part, 60001, 4)])
+        self.flush(deadline_s=60)
+        [[count, total]] = self.query("select count(*), sum(value) from counterd.counters")
+        self.assertEqual((int(count), int(total)), (60000, sum(range(60001))))
+
+
+class Crashes(harness.Case):
+    """One sender, and flushers that are killed, run side by side, or are stopped half way."""
+
+    def setUp(self):
+        super().setUp()
+        self.migrate()
+        self.dice = random.Random(SEED)
+        self.lines = 0
+
+    def send_some(self, counterd):
+        lines = [f"key.{self.dice.randrange(300)}:1|c" for _ in range(500)] + ["steady:2|c"]
+        counterd.send_udp(lines)
+        self.lines += len(lines)
+
+    def assert_exact(self, counterd):
+        """All that was sent is in Postgres, once."""
+        counterd.settle(self.lines)
+        self.flush(deadline_s=60)
+        [[total]] = self.query("select sum(value) from counterd.counters")
+        keys = self.lines // 501
+        self.assertEqual(int(total), keys * 500 + keys * 2)
+        self.assertEqual(self.counters("steady"), {"steady": 2 * keys})
+        self.assertEqual(self.query("select sum(total) from counterd.ledger"), [[total]])
+        self.assertEqual(self.redis.pending(), {})
+        self.assertEqual(self.redis.accepted(), int(total))
+
+    def test_killed_at_random_moments(self):
+        counterd = self.counterd(coalesce_ms=5)
+        config = self.write_config("flusher.json")
+        finished = 0
+        for _ in range(60):
+            self.send_some(counterd)
+            with subprocess.Popen([harness.FLUSHER, "-c", config, "run"], stdout=subprocess.DEVNULL,
+                                  stderr=subprocess.DEVNULL) as flusher:
+                try:
+                    flusher.wait(self.dice.uniform(0, 0.08))
+                    finished += 1
+                except subprocess.TimeoutExpired:
+                    flusher.kill()
+        self.assertLess(finished, 60, "no flusher was killed: the test proved nothing")
+        self.assert_exact(counterd)
+
+    def test_overlapping_runs(self):
+        """As when a cron run outlasts its minute: all of them exit 0 or say 'try again', and the sum is exact."""
+        counterd = self.counterd(coalesce_ms=5)
+        config = self.write_config("flusher.json")
+        for _ in range(8):
+            self.send_some(counterd)
+            flushers = [subprocess.Popen([harness.FLUSHER, "-c", config, "run"], stdout=subprocess.DEVNULL,
+                                         stderr=subprocess.PIPE, text=True) for _ in range(3)]
+            self.send_some(counterd)
+            for flusher in flushers:
+                err = flusher.communicate(timeout=harness.DEADLINE_S)[1]
+                self.assertIn(flusher.returncode, (harness.EXIT_OK, harness.EXIT_TEMPFAIL), err)
+        self.assert_exact(counterd)
+
+    def test_a_flusher_that_slept_through_others(self):
+        """SIGSTOP in the middle, other runs finish the work, SIGCONT: it must not write what it holds."""
+        counterd = self.counterd(coalesce_ms=5)
+        config = self.write_config("flusher.json")
+        for _ in range(12):
+            self.send_some(counterd)
+            with subprocess.Popen([harness.FLUSHER, "-c", config, "run"], stdout=subprocess.DEVNULL,
+                                  stderr=subprocess.DEVNULL) as sleeper:
+                try:
+                    sleeper.wait(self.dice.uniform(0.005, 0.06))
+                except subprocess.TimeoutExpired:
+                    sleeper.send_signal(signal.SIGSTOP)
+                # What the sleeper has locked in Postgres, nobody else can have; those runs give up or wait.
+                other = subprocess.Popen([harness.FLUSHER, "-c", config, "run"], stdout=subprocess.DEVNULL,
+                                         stderr=subprocess.DEVNULL)
+                self.send_some(counterd)
+                try:
+                    other.wait(0.3)
+                except subprocess.TimeoutExpired:
+                    pass
+                sleeper.send_signal(signal.SIGCONT)
+                sleeper.wait(harness.DEADLINE_S)
+                other.wait(harness.DEADLINE_S)
+        self.assert_exact(counterd)
+
+    def test_get_never_wavers_while_flushes_run_and_die(self):
+        """The count of a key, read all the while, never falls, never exceeds what was sent, and never lacks what had
+        been stored."""
+        counterd = self.counterd(coalesce_ms=5)
+        config = self.write_config("flusher.json")
+        stop = threading.Event()
+
+        def flush_and_kill():
+            dice = random.Random(SEED)
+            while not stop.is_set():
+                flusher = subprocess.Popen([harness.FLUSHER, "-c", config, "run"], stdout=subprocess.DEVNULL,
+                                           stderr=subprocess.DEVNULL)
+                try:
+                    flusher.wait(dice.uniform(0, 0.15))
+                except subprocess.TimeoutExpired:
+                    flusher.kill()
+                    flusher.wait()
+
+        flushing = threading.Thread(target=flush_and_kill)
+        flushing.start()
+        try:
+            last = 0
+            for _ in range(25):
+                self.send_some(counterd)
+                stored = 2 * (counterd.settle(self.lines)["received"]["lines"] // 501)
+                value = json.loads(self.flusher("get", "steady", "--json", config=config).out)["value"]
+                self.assertEqual(value, stored)
+                self.assertGreaterEqual(value, last)
+                last = value
+        finally:
+            stop.set()
+            flushing.join()
+        self.assert_exact(counterd)
+
+    def test_postgres_restarted_under_flushes(self):
+        counterd = self.counterd(coalesce_ms=5)
+        config = self.write_config("flusher.json")
+        for _ in range(3):
+            self.send_some(counterd)
+            flusher = subprocess.Popen([harness.FLUSHER, "-c", config, "run"], stdout=subprocess.DEVNULL,
+                                       stderr=subprocess.DEVNULL)
+            time.sleep(self.dice.uniform(0, 0.03))  # a random moment, not a synchronisation
+            self.postgres.stop()
+            self.assertIn(flusher.wait(harness.DEADLINE_S), (harness.EXIT_OK, harness.EXIT_UNAVAILABLE,
+                                                             harness.EXIT_TEMPFAIL))
+            self.postgres.start()
+        self.assert_exact(counterd)
+
+
+if __name__ == "__main__":
+    harness.main()

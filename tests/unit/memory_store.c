@@ -1,0 +1,274 @@
+#include "tests/unit/memory_store.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "flusher/failure.h"
+
+#define PAGE_MEMBERS 2 /* so that a few keys make several pages */
+
+enum memory_append memory_append(struct memory_redis *redis, int writer, int64_t seq, int64_t known_durable,
+                                 int key, int64_t delta)
+{
+    int64_t last = redis->writers[writer] > known_durable ? redis->writers[writer] : known_durable;
+
+    if (seq <= last)
+        return MEMORY_DUP;
+    if (seq != last + 1)
+        return MEMORY_GAP;
+    redis->open.there[key] = true;
+    redis->open.score[key] += delta;
+    if (redis->open.low[writer] == 0)
+        redis->open.low[writer] = seq;
+    redis->open.high[writer] = seq;
+    redis->writers[writer] = seq;
+    redis->accepted += delta;
+    redis->events++;
+    return MEMORY_OK;
+}
+
+static size_t members_of(const struct memory_set *set)
+{
+    size_t len = 0;
+
+    for (int i = 0; i < MEMORY_KEYS; i++)
+        len += set->there[i];
+    return len;
+}
+
+/* --- faults around every call --- */
+
+static void lose_transaction(struct memory_flusher *flusher)
+{
+    if (flusher->store->locked_by == flusher)
+        flusher->store->locked_by = NULL;
+}
+
+static void die(struct memory_flusher *flusher)
+{
+    flusher->dead = true;
+    lose_transaction(flusher);
+}
+
+/* What to do with a call: go on when it is FAULT_NONE, FAULT_LOST_REPLY or FAULT_CRASH_AFTER. */
+static enum memory_fault enter(struct memory_flusher *flusher)
+{
+    enum memory_fault fault = FAULT_NONE;
+
+    if (flusher->dead)
+        return FAULT_CRASH;
+    if (flusher->hook)
+        fault = flusher->hook(flusher->context, flusher);
+    if (fault == FAULT_CRASH)
+        die(flusher);
+    return fault;
+}
+
+static bool is_carried_out(enum memory_fault fault)
+{
+    return fault == FAULT_NONE || fault == FAULT_LOST_REPLY || fault == FAULT_CRASH_AFTER;
+}
+
+static int leave(struct memory_flusher *flusher, enum memory_fault fault, int outcome, struct error *error)
+{
+    if (flusher->after && !flusher->dead)
+        flusher->after(flusher->context, flusher);
+    if (fault == FAULT_CRASH_AFTER)
+        die(flusher);
+    if (fault == FAULT_NONE)
+        return outcome;
+    if (fault == FAULT_COLLISION)
+        return error_set(error, FAILURE_COLLISION, "a collision on purpose");
+    return error_set(error, fault == FAULT_REFUSED ? FAILURE_LATER : FAILURE_UNAVAILABLE,
+                     "fault %d on purpose", fault);
+}
+
+/* --- source --- */
+
+static void describe(const struct memory_redis *redis, struct generation *generation)
+{
+    snprintf(generation->id, sizeof(generation->id), "%s", redis->sealed_id);
+    snprintf(generation->prev_id, sizeof(generation->prev_id), "%s", redis->prev_id);
+    generation->accepted_at_seal = redis->accepted_at_seal;
+    generation->events_at_seal = redis->events_at_seal;
+    generation->members = members_of(&redis->sealed);
+    generation->batches = calloc(MEMORY_WRITERS, sizeof(struct batches));
+    for (int i = 0; i < MEMORY_WRITERS; i++) {
+        struct batches *batches = &generation->batches[generation->batches_len];
+        if (redis->sealed.low[i] == 0)
+            continue;
+        assert(asprintf(&batches->writer, "w%d", i) > 0);
+        batches->low = redis->sealed.low[i];
+        batches->high = redis->sealed.high[i];
+        generation->batches_len++;
+    }
+}
+
+static int seal(void *context, uint32_t shard, struct generation *ret_generation, struct error *error)
+{
+    struct memory_flusher *flusher = context;
+    struct memory_redis *redis = &flusher->store->redis;
+    enum memory_fault fault = enter(flusher);
+    int outcome = SEAL_NONE;
+
+    (void)shard;
+    if (is_carried_out(fault)) {
+        bool found = redis->sealed_id[0] != '\0';
+        ret_generation->now_ms = 1;
+        if (!found && members_of(&redis->open) > 0) {
+            redis->sealed = redis->open;
+            redis->open = (struct memory_set){0};
+            snprintf(redis->sealed_id, sizeof(redis->sealed_id), "g%u", ++flusher->store->ids);
+            redis->accepted_at_seal = redis->accepted;
+            redis->events_at_seal = redis->events;
+        }
+        if (redis->sealed_id[0] != '\0') {
+            describe(redis, ret_generation);
+            ret_generation->recovered = found;
+            outcome = SEAL_SEALED;
+        }
+    }
+    return leave(flusher, fault, outcome, error);
+}
+
+static int read_page(void *context, uint32_t shard, const char *id, struct updates *updates,
+                     struct error *error)
+{
+    struct memory_flusher *flusher = context;
+    const struct memory_redis *redis = &flusher->store->redis;
+    enum memory_fault fault = enter(flusher);
+    size_t rank = 0, from = updates->len;
+    bool gone = strcmp(redis->sealed_id, id) != 0;
+
+    (void)shard;
+    for (int i = 0; i < MEMORY_KEYS && !gone && is_carried_out(fault); i++) {
+        char key[3] = {'k', (char)('0' + i), '\0'};
+        if (redis->sealed.there[i] && rank++ >= from && rank <= from + PAGE_MEMBERS)
+            assert(updates_add(updates, span_of(key), redis->sealed.score[i]) == 0);
+    }
+    return leave(flusher, fault, gone ? READ_GONE : READ_PAGE, error);
+}
+
+static int release(void *context, uint32_t shard, const char *id, struct error *error)
+{
+    struct memory_flusher *flusher = context;
+    struct memory_redis *redis = &flusher->store->redis;
+    enum memory_fault fault = enter(flusher);
+
+    (void)shard;
+    if (is_carried_out(fault) && strcmp(redis->sealed_id, id) == 0) {
+        for (int i = 0; i < MEMORY_WRITERS; i++)
+            if (redis->sealed.high[i] > 0)
+                redis->durable[i] = redis->sealed.high[i];
+        memcpy(redis->prev_id, redis->sealed_id, sizeof(redis->prev_id));
+        redis->sealed_id[0] = '\0';
+        redis->sealed = (struct memory_set){0};
+    }
+    return leave(flusher, fault, 0, error);
+}
+
+struct source memory_source(struct memory_flusher *flusher)
+{
+    return (struct source){flusher, seal, read_page, release};
+}
+
+/* --- sink --- */
+
+static bool in_ledger(const struct memory_postgres *postgres, const char *id)
+{
+    for (size_t i = 0; i < postgres->ledger_len; i++)
+        if (strcmp(postgres->ledger[i].id, id) == 0)
+            return true;
+    return false;
+}
+
+static int writer_number(const struct batches *batches)
+{
+    return batches->writer[1] - '0';
+}
+
+static int begin(void *context, uint32_t shard, const struct generation *generation,
+                 struct standing *ret_standing, int64_t *vector, struct error *error)
+{
+    struct memory_flusher *flusher = context;
+    struct memory_store *store = flusher->store;
+    enum memory_fault fault = enter(flusher);
+
+    (void)shard;
+    assert(store->locked_by != flusher); /* it left a transaction open */
+    if (fault == FAULT_NONE && store->locked_by)
+        fault = FAULT_REFUSED; /* what a lock_timeout does */
+    if (is_carried_out(fault)) {
+        store->locked_by = flusher;
+        flusher->transaction = store->postgres;
+        *ret_standing =
+            (struct standing){in_ledger(&store->postgres, generation->id),
+                              store->postgres.head.cumulative_total, store->postgres.head.cumulative_events};
+        for (size_t i = 0; i < generation->batches_len; i++)
+            vector[i] = store->postgres.vector[writer_number(&generation->batches[i])];
+    }
+    if (fault != FAULT_NONE)
+        lose_transaction(flusher);
+    return leave(flusher, fault, 0, error);
+}
+
+static int record(void *context, uint32_t shard, const struct generation *generation,
+                  const struct entry *entry, struct error *error)
+{
+    struct memory_flusher *flusher = context;
+    struct memory_postgres *postgres = &flusher->transaction;
+    enum memory_fault fault = enter(flusher);
+
+    (void)shard;
+    assert(flusher->dead || flusher->store->locked_by == flusher);
+    if (is_carried_out(fault)) {
+        struct memory_row *row = &postgres->ledger[postgres->ledger_len++];
+        assert(postgres->ledger_len < MEMORY_LEDGER && !in_ledger(&flusher->store->postgres, generation->id));
+        snprintf(row->id, sizeof(row->id), "%s", generation->id);
+        row->entry = *entry;
+        postgres->head = *entry;
+    }
+    return leave(flusher, fault, 0, error);
+}
+
+static int apply(void *context, uint32_t shard, const struct generation *generation,
+                 const struct updates *updates, struct error *error)
+{
+    struct memory_flusher *flusher = context;
+    struct memory_postgres *postgres = &flusher->transaction;
+    enum memory_fault fault = enter(flusher);
+
+    (void)shard;
+    assert(flusher->dead || flusher->store->locked_by == flusher);
+    for (size_t i = 0; i < generation->batches_len && is_carried_out(fault); i++)
+        postgres->vector[writer_number(&generation->batches[i])] = generation->batches[i].high;
+    for (size_t i = 0; i < updates->len && is_carried_out(fault); i++)
+        postgres->value[updates_key(updates, i).ptr[1] - '0'] += updates->items[i].delta;
+    return leave(flusher, fault, 0, error);
+}
+
+static int commit(void *context, struct error *error)
+{
+    struct memory_flusher *flusher = context;
+    enum memory_fault fault = enter(flusher);
+    int r;
+
+    assert(flusher->dead || flusher->store->locked_by == flusher);
+    if (is_carried_out(fault))
+        flusher->store->postgres = flusher->transaction;
+    lose_transaction(flusher);
+    r = leave(flusher, fault, COMMIT_DONE, error);
+    return fault == FAULT_LOST_CALL || fault == FAULT_LOST_REPLY ? COMMIT_UNKNOWN : r;
+}
+
+static void rollback(void *context)
+{
+    lose_transaction(context);
+}
+
+struct sink memory_sink(struct memory_flusher *flusher)
+{
+    return (struct sink){flusher, begin, record, apply, commit, rollback};
+}

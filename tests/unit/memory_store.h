@@ -1,0 +1,80 @@
+/* memory_store - one shard in a Redis and a Postgres of a few plain structs, with the protocol's semantics
+ *
+ * For tests of the flush core and for simulations: keys and writers are small numbers, a copy of `struct
+ * memory_redis` is a snapshot of Redis, and every seam call first asks a hook what is to go wrong with it.
+ */
+#ifndef TESTS_UNIT_MEMORY_STORE_H
+#define TESTS_UNIT_MEMORY_STORE_H
+
+#include "flusher/flush.h"
+
+#define MEMORY_KEYS    6
+#define MEMORY_WRITERS 3
+#define MEMORY_LEDGER  256
+
+struct memory_set {
+    bool there[MEMORY_KEYS]; /* the keys are called "k0", "k1", ... */
+    int64_t score[MEMORY_KEYS];
+    int64_t low[MEMORY_WRITERS]; /* the writers "w0", "w1", ...; 0 = nothing of theirs is in it */
+    int64_t high[MEMORY_WRITERS];
+};
+
+struct memory_redis {
+    struct memory_set open, sealed;
+    int64_t writers[MEMORY_WRITERS], durable[MEMORY_WRITERS];
+    char sealed_id[GENERATION_ID_LEN_MAX + 1]; /* "" = nothing is sealed */
+    char prev_id[GENERATION_ID_LEN_MAX + 1];
+    int64_t accepted, events, accepted_at_seal, events_at_seal;
+};
+
+struct memory_row {
+    char id[GENERATION_ID_LEN_MAX + 1];
+    struct entry entry;
+};
+
+struct memory_postgres {
+    int64_t value[MEMORY_KEYS];
+    int64_t vector[MEMORY_WRITERS];
+    struct memory_row ledger[MEMORY_LEDGER];
+    size_t ledger_len;
+    struct entry head;
+};
+
+struct memory_store {
+    struct memory_redis redis;
+    struct memory_postgres postgres;
+    const void *locked_by; /* the flusher that holds the shard's row; NULL = none */
+    unsigned ids;          /* handed out so far */
+};
+
+enum memory_fault {
+    FAULT_NONE,
+    FAULT_LOST_CALL,  /* it never arrives, and the caller sees a failure (at COMMIT: no answer) */
+    FAULT_LOST_REPLY, /* it is done, and the caller sees the same */
+    FAULT_REFUSED,    /* the server says no */
+    FAULT_COLLISION,  /* Postgres rolled back because of others */
+    FAULT_CRASH,      /* the flusher dies before it */
+    FAULT_CRASH_AFTER,
+    FAULT_COUNT
+};
+
+/* One flusher process. */
+struct memory_flusher {
+    struct memory_store *store;
+    struct memory_postgres transaction; /* what it would commit, while it holds the lock */
+    bool dead;
+    enum memory_fault (*hook)(void *context, struct memory_flusher *flusher); /* before each call; or NULL */
+    void (*after)(void *context, struct memory_flusher *flusher);             /* after each call; or NULL */
+    void *context;
+};
+
+enum memory_append { MEMORY_OK, MEMORY_DUP, MEMORY_GAP };
+
+/* The step append, with one delta for one key. */
+enum memory_append memory_append(struct memory_redis *redis, int writer, int64_t seq, int64_t known_durable,
+                                 int key, int64_t delta);
+
+struct source memory_source(struct memory_flusher *flusher);
+struct sink memory_sink(struct memory_flusher *flusher);
+
+#endif

@@ -1,0 +1,517 @@
+#include <check.h>
+#include <stdlib.h>
+
+#include "flusher/failure.h"
+#include "flusher/flush.h"
+#include "tests/unit/memory_store.h"
+
+/* --- a small world: two writers that go on appending while flushers come, fail and die --- */
+
+struct world {
+    struct memory_store store;
+    int64_t accepted[MEMORY_KEYS]; /* what Redis acknowledged, per key */
+    int64_t seq[MEMORY_WRITERS];
+};
+
+static void must_append(struct world *world, int writer, int key, int64_t delta)
+{
+    ck_assert_int_eq(memory_append(&world->store.redis, writer, world->seq[writer] + 1, 0, key, delta),
+                     MEMORY_OK);
+    world->seq[writer]++;
+    world->accepted[key] += delta;
+}
+
+static void append_some(struct world *world)
+{
+    must_append(world, 0, 0, 5);
+    must_append(world, 0, 3, -2);
+    must_append(world, 1, 1, 7);
+    must_append(world, 1, 0, 1);
+    must_append(world, 0, 5, 11);
+}
+
+static int run_flusher(struct memory_flusher *flusher, struct flush_result *result)
+{
+    struct source source = memory_source(flusher);
+    struct sink sink = memory_sink(flusher);
+    struct flush flush = {.source = &source, .sink = &sink};
+    struct error error;
+    int r = flush_shard(&flush, 0, result, &error);
+
+    flush_done(&flush);
+    return r;
+}
+
+static void must_flush(struct world *world)
+{
+    struct memory_flusher flusher = {.store = &world->store};
+    struct flush_result result;
+
+    ck_assert_int_eq(run_flusher(&flusher, &result), 0);
+}
+
+/* Each increment is in Postgres exactly once, and Redis holds nothing any more. */
+static void must_be_exact(const struct world *world)
+{
+    int64_t total = 0;
+
+    for (int i = 0; i < MEMORY_KEYS; i++) {
+        ck_assert_int_eq(world->store.postgres.value[i], world->accepted[i]);
+        ck_assert(!world->store.redis.open.there[i] && !world->store.redis.sealed.there[i]);
+        total += world->accepted[i];
+    }
+    ck_assert_int_eq(world->store.postgres.head.cumulative_total, total);
+    ck_assert_int_eq(world->store.postgres.head.cumulative_total, world->store.redis.accepted);
+    ck_assert_int_eq(world->store.postgres.head.cumulative_events, world->store.redis.events);
+    ck_assert_ptr_null(world->store.locked_by);
+}
+
+/* --- the ordinary case --- */
+
+START_TEST(flushes_what_is_open)
+{
+    struct world world = {0};
+    struct memory_flusher flusher = {.store = &world.store};
+    struct flush_result result;
+
+    append_some(&world);
+    must_append(&world, 0, 2, 4);
+    must_append(&world, 0, 2, -4);
+    ck_assert_int_eq(run_flusher(&flusher, &result), 0);
+    must_be_exact(&world);
+    ck_assert_int_eq(result.keys, 4); /* k2 came to nothing */
+    ck_assert_int_eq(result.total, 22);
+    ck_assert_int_eq(result.events, 7);
+    ck_assert_int_eq(result.fresh_ms, 0);
+    ck_assert_int_eq(world.store.postgres.ledger_len, 1);
+}
+END_TEST
+
+START_TEST(an_empty_shard_is_fresh_and_touches_no_sink)
+{
+    struct world world = {0};
+    struct memory_flusher flusher = {.store = &world.store};
+    struct flush_result result;
+
+    ck_assert_int_eq(run_flusher(&flusher, &result), 0);
+    ck_assert_int_eq(result.fresh_ms, 1);
+    ck_assert_int_eq(world.store.postgres.ledger_len, 0);
+}
+END_TEST
+
+START_TEST(a_pass_takes_what_came_after_the_recovered_generation)
+{
+    struct world world = {0};
+    struct memory_flusher flusher = {.store = &world.store};
+    struct source source = memory_source(&flusher);
+    struct generation left = {0};
+    struct error error;
+
+    append_some(&world);
+    ck_assert_int_eq(source.seal(source.context, 0, &left, &error), SEAL_SEALED);
+    generation_done(&left);
+    append_some(&world);
+    must_flush(&world);
+    must_be_exact(&world);
+    ck_assert_int_eq(world.store.postgres.ledger_len, 2);
+}
+END_TEST
+
+/* --- one or two faults at every call --- */
+
+struct countdown {
+    enum memory_fault kind;
+    int first, second; /* calls until they fire; -1 = never, or has fired */
+};
+
+static enum memory_fault count_down(void *context, struct memory_flusher *flusher)
+{
+    struct countdown *countdown = context;
+    bool fires = countdown->first == 0 || countdown->second == 0;
+
+    (void)flusher;
+    countdown->first -= countdown->first >= 0;
+    countdown->second -= countdown->second >= 0;
+    return fires ? countdown->kind : FAULT_NONE;
+}
+
+/* Flushes under the faults, again and again until it works; increments come in between. */
+static void flush_under(struct countdown *countdown)
+{
+    struct world world = {0};
+    struct flush_result result;
+    int r;
+
+    append_some(&world);
+    for (int run = 0; run < 20; run++) {
+        struct memory_flusher flusher = {.store = &world.store, .hook = count_down, .context = countdown};
+        r = run_flusher(&flusher, &result);
+        if (run < 3)
+            append_some(&world);
+        else if (r == 0)
+            break;
+    }
+    ck_assert_int_eq(r, 0);
+    must_be_exact(&world);
+}
+
+START_TEST(one_fault_at_any_call_loses_and_doubles_nothing)
+{
+    struct countdown countdown;
+
+    for (int k = 0;; k++) {
+        countdown = (struct countdown){(enum memory_fault)_i, k, -1};
+        flush_under(&countdown);
+        if (countdown.first >= 0)
+            break;
+    }
+}
+END_TEST
+
+START_TEST(two_faults_at_any_calls_lose_and_double_nothing)
+{
+    struct countdown countdown;
+    bool first_fired = true;
+
+    for (int k = 0; first_fired; k++) {
+        bool second_fired = true;
+        for (int j = k + 1; second_fired; j++) {
+            countdown = (struct countdown){(enum memory_fault)_i, k, j};
+            flush_under(&countdown);
+            first_fired = countdown.first < 0;
+            second_fired = countdown.second < 0;
+        }
+    }
+}
+END_TEST
+
+/* Calls of a flush of append_some(): seal, two pages, begin, record, apply, commit, release. */
+#define CALL_READ   1
+#define CALL_COMMIT 6
+
+START_TEST(a_commit_without_an_answer_is_settled_by_the_ledger)
+{
+    static const enum memory_fault kinds[] = {FAULT_LOST_CALL, FAULT_LOST_REPLY};
+
+    for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
+        struct world world = {0};
+        struct countdown countdown = {kinds[i], CALL_COMMIT, -1};
+        struct memory_flusher flusher = {.store = &world.store, .hook = count_down, .context = &countdown};
+        struct flush_result result;
+
+        append_some(&world);
+        ck_assert_int_eq(run_flusher(&flusher, &result), 0);
+        ck_assert_int_eq(result.keys, 4);
+        ck_assert_int_eq(result.total, 22);
+        must_be_exact(&world);
+    }
+}
+END_TEST
+
+/* From COMMIT on, nothing is answered any more. */
+static enum memory_fault no_answers(void *context, struct memory_flusher *flusher)
+{
+    (void)context;
+    return flusher->store->locked_by == flusher ? FAULT_LOST_CALL : FAULT_NONE;
+}
+
+static enum memory_fault no_commit(void *context, struct memory_flusher *flusher)
+{
+    int *calls = context;
+
+    /* record, apply, commit */
+    *calls = flusher->store->locked_by == flusher ? *calls + 1 : 0;
+    return *calls == 3 ? FAULT_LOST_CALL : FAULT_NONE;
+}
+
+START_TEST(what_was_never_committed_is_not_released)
+{
+    struct world world = {0};
+    int calls = 0;
+    struct memory_flusher deaf = {.store = &world.store, .hook = no_answers};
+    struct memory_flusher mute = {.store = &world.store, .hook = no_commit, .context = &calls};
+    struct flush_result result;
+
+    append_some(&world);
+    ck_assert_int_eq(run_flusher(&deaf, &result), FAILURE_UNAVAILABLE);
+    ck_assert_int_eq(run_flusher(&mute, &result), FAILURE_UNAVAILABLE);
+    ck_assert_int_eq(result.keys, 0);
+    ck_assert_str_ne(world.store.redis.sealed_id, "");
+    must_flush(&world);
+    must_be_exact(&world);
+}
+END_TEST
+
+/* --- flushers that overlap --- */
+
+/* At one call of a first flusher, a second one runs from its beginning to its end; the first may die later.
+ */
+struct overlap {
+    struct world *world;
+    int before, after; /* calls of the first until the second runs; -1 = never, or has run */
+    int crash;         /* calls until the first dies; -1 = never */
+};
+
+static void run_second(struct overlap *overlap)
+{
+    struct memory_flusher second = {.store = &overlap->world->store};
+    struct flush_result result;
+    int r = run_flusher(&second, &result);
+
+    /* It may find the row locked, and gives up. */
+    ck_assert(r == 0 || r == FAILURE_LATER);
+    append_some(overlap->world);
+}
+
+static enum memory_fault overlap_before(void *context, struct memory_flusher *flusher)
+{
+    struct overlap *overlap = context;
+    bool crashes = overlap->crash == 0;
+
+    (void)flusher;
+    if (overlap->before == 0)
+        run_second(overlap);
+    overlap->before -= overlap->before >= 0;
+    overlap->crash -= overlap->crash >= 0;
+    return crashes ? FAULT_CRASH : FAULT_NONE;
+}
+
+static void overlap_after(void *context, struct memory_flusher *flusher)
+{
+    struct overlap *overlap = context;
+
+    (void)flusher;
+    if (overlap->after == 0)
+        run_second(overlap);
+    overlap->after -= overlap->after >= 0;
+}
+
+static void flush_overlapping(struct overlap overlap, bool *ret_fired)
+{
+    struct world world = {0};
+    struct memory_flusher first = {
+        .store = &world.store, .hook = overlap_before, .after = overlap_after, .context = &overlap};
+    struct flush_result result;
+    int r;
+
+    overlap.world = &world;
+    append_some(&world);
+    r = run_flusher(&first, &result);
+    ck_assert(r == 0 || first.dead);
+    *ret_fired = overlap.before < 0 && overlap.after < 0;
+    must_flush(&world);
+    must_be_exact(&world);
+}
+
+START_TEST(a_second_flusher_at_any_call_does_no_harm)
+{
+    bool before_fired = true, after_fired = true;
+
+    for (int k = 0; before_fired || after_fired; k++) {
+        flush_overlapping((struct overlap){NULL, k, -1, -1}, &before_fired);
+        flush_overlapping((struct overlap){NULL, -1, k, -1}, &after_fired);
+        for (int crash = k + 1; crash < k + 12; crash++) {
+            bool fired;
+            flush_overlapping((struct overlap){NULL, k, -1, crash}, &fired);
+            flush_overlapping((struct overlap){NULL, -1, k, crash}, &fired);
+        }
+    }
+}
+END_TEST
+
+/* --- Redis that went back in time, or lost something --- */
+
+START_TEST(a_generation_that_came_back_under_a_new_id_is_not_applied_again)
+{
+    struct world world = {0};
+    struct memory_redis before;
+
+    append_some(&world);
+    before = world.store.redis;
+    must_flush(&world);
+    world.store.redis = before;
+    must_flush(&world);
+    must_be_exact(&world);
+    ck_assert_int_eq(world.store.postgres.ledger_len, 2);
+    ck_assert_int_eq(world.store.postgres.ledger[1].entry.total, 0);
+    ck_assert_int_eq(world.store.redis.durable[0], world.seq[0]);
+    append_some(&world);
+    must_flush(&world);
+    must_be_exact(&world);
+}
+END_TEST
+
+struct time_machine {
+    struct memory_redis before;
+    int calls;
+};
+
+static enum memory_fault go_back_before_second_page(void *context, struct memory_flusher *flusher)
+{
+    struct time_machine *machine = context;
+
+    if (machine->calls++ == CALL_READ + 1)
+        flusher->store->redis = machine->before;
+    return FAULT_NONE;
+}
+
+START_TEST(a_generation_that_is_gone_while_it_is_read_is_dropped)
+{
+    struct world world = {0};
+    struct time_machine machine = {0};
+    struct memory_flusher flusher = {
+        .store = &world.store, .hook = go_back_before_second_page, .context = &machine};
+    struct flush_result result;
+
+    append_some(&world);
+    machine.before = world.store.redis;
+    ck_assert_int_eq(run_flusher(&flusher, &result), 0);
+    must_be_exact(&world);
+}
+END_TEST
+
+static void must_refuse(struct world *world)
+{
+    struct memory_flusher flusher = {.store = &world->store};
+    struct memory_postgres postgres = world->store.postgres;
+    struct memory_set sealed;
+    struct flush_result result;
+
+    ck_assert_int_eq(run_flusher(&flusher, &result), FAILURE_LATER);
+    sealed = world->store.redis.sealed;
+    ck_assert_int_eq(run_flusher(&flusher, &result), FAILURE_LATER);
+    ck_assert_int_eq(result.keys, 0);
+    ck_assert_mem_eq(&postgres, &world->store.postgres, sizeof(postgres));
+    ck_assert_mem_eq(&sealed, &world->store.redis.sealed, sizeof(sealed));
+    ck_assert_ptr_null(world->store.locked_by);
+}
+
+START_TEST(a_generation_that_mixes_old_and_new_is_refused_and_stays)
+{
+    struct world world = {0};
+    struct memory_redis before;
+
+    append_some(&world);
+    before = world.store.redis;
+    must_flush(&world);
+    world.store.redis = before;
+    append_some(&world);
+    must_refuse(&world);
+}
+END_TEST
+
+START_TEST(a_generation_with_a_hole_before_it_is_refused_and_stays)
+{
+    struct world world = {0};
+
+    append_some(&world);
+    world.store.redis.open.low[0] = 2;
+    must_refuse(&world);
+}
+END_TEST
+
+START_TEST(a_generation_without_its_batches_is_refused_and_stays)
+{
+    struct world world = {0};
+
+    append_some(&world);
+    memset(world.store.redis.open.low, 0, sizeof(world.store.redis.open.low));
+    must_refuse(&world);
+}
+END_TEST
+
+/* A member evicted between the seal and the read: the seal counted it. */
+static enum memory_fault evict_before_read(void *context, struct memory_flusher *flusher)
+{
+    (void)context;
+    flusher->store->redis.sealed.there[3] = false;
+    return FAULT_NONE;
+}
+
+START_TEST(a_generation_that_lost_a_member_is_refused)
+{
+    struct world world = {0};
+    struct memory_flusher flusher = {.store = &world.store, .hook = evict_before_read};
+    struct flush_result result;
+
+    append_some(&world);
+    ck_assert_int_eq(run_flusher(&flusher, &result), FAILURE_LATER);
+    ck_assert_int_eq(world.store.postgres.ledger_len, 0);
+}
+END_TEST
+
+START_TEST(a_total_beyond_64_bits_is_refused_and_stays)
+{
+    struct world world = {0};
+
+    must_append(&world, 0, 0, INT64_MAX);
+    must_flush(&world);
+    world.store.redis.accepted = 0;
+    must_append(&world, 0, 1, INT64_MAX);
+    must_refuse(&world);
+}
+END_TEST
+
+/* --- the verdict --- */
+
+START_TEST(judges_by_ledger_and_vector)
+{
+    static const struct {
+        bool in_ledger;
+        size_t len;
+        int64_t low[2], high[2], vector[2];
+        enum verdict verdict;
+    } cases[] = {
+        {true, 1, {1}, {3}, {0}, VERDICT_APPLIED},
+        {false, 1, {1}, {3}, {0}, VERDICT_FRESH},
+        {false, 1, {4}, {4}, {3}, VERDICT_FRESH},
+        {false, 1, {1}, {3}, {3}, VERDICT_APPLIED},
+        {false, 1, {1}, {3}, {9}, VERDICT_APPLIED},
+        {false, 1, {1}, {3}, {2}, VERDICT_MIXED},
+        {false, 1, {3}, {5}, {1}, VERDICT_MIXED},
+        {false, 2, {1, 4}, {3, 5}, {0, 3}, VERDICT_FRESH},
+        {false, 2, {1, 4}, {3, 5}, {3, 5}, VERDICT_APPLIED},
+        {false, 2, {1, 4}, {3, 5}, {3, 3}, VERDICT_MIXED},
+        {false, 2, {1, 4}, {3, 5}, {0, 4}, VERDICT_MIXED},
+        {false, 0, {0}, {0}, {0}, VERDICT_MIXED},
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct batches batches[2] = {{NULL, cases[i].low[0], cases[i].high[0]},
+                                     {NULL, cases[i].low[1], cases[i].high[1]}};
+        struct generation generation = {.batches = batches, .batches_len = cases[i].len};
+        struct standing standing = {.in_ledger = cases[i].in_ledger};
+        ck_assert_int_eq(flush_judge(&generation, &standing, cases[i].vector), cases[i].verdict);
+    }
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("flush");
+    TCase *tests = tcase_create("flush");
+    SRunner *runner = srunner_create(suite);
+    int failed;
+
+    suite_add_tcase(suite, tests);
+    tcase_add_test(tests, flushes_what_is_open);
+    tcase_add_test(tests, an_empty_shard_is_fresh_and_touches_no_sink);
+    tcase_add_test(tests, a_pass_takes_what_came_after_the_recovered_generation);
+    tcase_add_loop_test(tests, one_fault_at_any_call_loses_and_doubles_nothing, FAULT_NONE + 1, FAULT_COUNT);
+    tcase_add_loop_test(tests, two_faults_at_any_calls_lose_and_double_nothing, FAULT_NONE + 1, FAULT_COUNT);
+    tcase_add_test(tests, a_commit_without_an_answer_is_settled_by_the_ledger);
+    tcase_add_test(tests, what_was_never_committed_is_not_released);
+    tcase_add_test(tests, a_second_flusher_at_any_call_does_no_harm);
+    tcase_add_test(tests, a_generation_that_came_back_under_a_new_id_is_not_applied_again);
+    tcase_add_test(tests, a_generation_that_is_gone_while_it_is_read_is_dropped);
+    tcase_add_test(tests, a_generation_that_mixes_old_and_new_is_refused_and_stays);
+    tcase_add_test(tests, a_generation_with_a_hole_before_it_is_refused_and_stays);
+    tcase_add_test(tests, a_generation_without_its_batches_is_refused_and_stays);
+    tcase_add_test(tests, a_generation_that_lost_a_member_is_refused);
+    tcase_add_test(tests, a_total_beyond_64_bits_is_refused_and_stays);
+    tcase_add_test(tests, judges_by_ledger_and_vector);
+    srunner_run_all(runner, CK_ENV);
+    failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}

@@ -1,0 +1,194 @@
+#include <check.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "flusher/failure.h"
+#include "flusher/pending.h"
+#include "flusher/pgarray.h"
+#include "flusher/updates.h"
+#include "flusher/whole.h"
+
+START_TEST(takes_whole_numbers_only)
+{
+    static const struct {
+        const char *text;
+        bool ok;
+        int64_t number;
+    } cases[] = {
+        {"0", true, 0},
+        {"-0", true, 0},
+        {"9007199254740992", true, INT64_C(9007199254740992)},
+        {"9223372036854775807", true, INT64_MAX},
+        {"-9223372036854775808", true, INT64_MIN},
+        {"9223372036854775808", false, 0},
+        {"-9223372036854775809", false, 0},
+        {"", false, 0},
+        {"-", false, 0},
+        {"+1", false, 0},
+        {" 1", false, 0},
+        {"1.5", false, 0},
+        {"1e3", false, 0},
+        {"inf", false, 0},
+        {"nan", false, 0},
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        int64_t number = 0;
+        ck_assert_msg(whole_parse(span_of(cases[i].text), &number) == cases[i].ok, "'%s'", cases[i].text);
+        ck_assert_int_eq(number, cases[i].number);
+    }
+}
+END_TEST
+
+START_TEST(takes_ranges_in_order_only)
+{
+    static const char *const wrong[] = {"", "1", "1-", "-1", "0-1", "2-1", "1-2-3", "a-b", "1--2"};
+    int64_t low, high;
+
+    ck_assert(whole_parse_range(span_of("3-12"), &low, &high));
+    ck_assert(low == 3 && high == 12);
+    for (size_t i = 0; i < ARRAY_LEN(wrong); i++)
+        ck_assert_msg(!whole_parse_range(span_of(wrong[i]), &low, &high), "'%s'", wrong[i]);
+}
+END_TEST
+
+START_TEST(orders_keys_by_their_bytes)
+{
+    static const char *const given[] = {"b", "a\xc3\xa9", "ab", "a", "zero", "B"};
+    static const char *const ordered[] = {"B", "a", "ab", "a\xc3\xa9", "b"};
+    struct updates updates = {0};
+
+    for (size_t i = 0; i < ARRAY_LEN(given); i++)
+        ck_assert_int_eq(updates_add(&updates, span_of(given[i]), strcmp(given[i], "zero") == 0 ? 0 : 1), 0);
+    updates_order(&updates);
+    ck_assert_uint_eq(updates.len, ARRAY_LEN(ordered));
+    for (size_t i = 0; i < ARRAY_LEN(ordered); i++)
+        ck_assert(span_is(updates_key(&updates, i), ordered[i]));
+    updates_done(&updates);
+}
+END_TEST
+
+START_TEST(keeps_many_keys)
+{
+    struct updates updates = {0};
+    char key[16];
+
+    for (int i = 0; i < 50000; i++) {
+        snprintf(key, sizeof(key), "key.%05d", 49999 - i);
+        ck_assert_int_eq(updates_add(&updates, span_of(key), i + 1), 0);
+    }
+    updates_order(&updates);
+    ck_assert(span_is(updates_key(&updates, 0), "key.00000"));
+    ck_assert_int_eq(updates.items[0].delta, 50000);
+    updates_clear(&updates);
+    ck_assert_uint_eq(updates.len, 0);
+    updates_done(&updates);
+}
+END_TEST
+
+START_TEST(writes_arrays_as_postgres_reads_them)
+{
+    static const char texts[] = "\0\0\0\1\0\0\0\0\0\0\0\x19\0\0\0\2\0\0\0\1"
+                                "\0\0\0\2ab\0\0\0\0";
+    static const char numbers[] = "\0\0\0\1\0\0\0\0\0\0\0\x14\0\0\0\1\0\0\0\1"
+                                  "\0\0\0\x8\xff\xff\xff\xff\xff\xff\xff\xfe";
+    struct pgarray array = {0};
+
+    pgarray_begin(&array, PGARRAY_TEXT, 2);
+    pgarray_add_text(&array, span_of("ab"));
+    pgarray_add_text(&array, span_of(""));
+    ck_assert(pgarray_ok(&array));
+    ck_assert_uint_eq(array.len, sizeof(texts) - 1);
+    ck_assert_mem_eq(array.bytes, texts, array.len);
+    pgarray_begin(&array, PGARRAY_BIGINT, 1);
+    pgarray_add_bigint(&array, -2);
+    ck_assert_uint_eq(array.len, sizeof(numbers) - 1);
+    ck_assert_mem_eq(array.bytes, numbers, array.len);
+    pgarray_done(&array);
+}
+END_TEST
+
+START_TEST(leaves_out_what_the_row_holds_already)
+{
+    static const struct {
+        const char *sealed_id, *prev_id, *head_id;
+        int64_t pending;
+    } cases[] = {
+        {"", "", "", 11},       /* nothing was ever flushed */
+        {"", "g1", "g1", 11},   /* nothing is sealed: open and no sealed score in practice */
+        {"g2", "g1", "g1", 11}, /* sealed, not applied */
+        {"g2", "g1", "g2", 1},  /* applied, not released */
+        {"g2", "g1", "g3", 0},  /* open was sealed and applied after the peek */
+        {"", "g1", "g2", 0},    {"g1", "", "g1", 1},
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct peek peek = {.in_open = true, .in_sealed = true, .open = 1, .sealed = 10};
+        struct stored stored = {.known = true, .value = 100};
+        strcpy(peek.sealed_id, cases[i].sealed_id);
+        strcpy(peek.prev_id, cases[i].prev_id);
+        strcpy(stored.head_id, cases[i].head_id);
+        ck_assert_int_eq(pending_of_key(&peek, &stored).delta, cases[i].pending);
+    }
+}
+END_TEST
+
+START_TEST(adds_up_what_shards_hold)
+{
+    const struct shard_state state = {.now_ms = 1000,
+                                      .open_members = 2,
+                                      .sealed_members = 3,
+                                      .accepted = 100,
+                                      .accepted_at_seal = 90,
+                                      .events = 50,
+                                      .events_at_seal = 45,
+                                      .opened_ms = 900,
+                                      .sealed_opened_ms = 700};
+    const struct shard_ledger waiting = {.released_total = 60, .released_events = 30};
+    const struct shard_ledger applied = {.sealed_applied = true};
+    struct pending pending = {0};
+
+    pending_add_shard(&pending, &(struct shard_state){.now_ms = 1000}, &waiting);
+    ck_assert_int_eq(pending.oldest_ms, 0);
+    pending_add_shard(&pending, &state, &applied);
+    ck_assert(pending.open_keys == 2 && pending.open_total == 10 && pending.sealed_keys == 0);
+    ck_assert_int_eq(pending.oldest_ms, 100);
+    pending_add_shard(&pending, &state, &waiting);
+    ck_assert(pending.open_total == 20 && pending.sealed_keys == 3 && pending.sealed_total == 30);
+    ck_assert_int_eq(pending.events, 5 + 5 + 15);
+    ck_assert_int_eq(pending.oldest_ms, 300);
+}
+END_TEST
+
+START_TEST(the_worse_failure_decides_the_exit_code)
+{
+    ck_assert_int_eq(failure_exit_code(failure_worse(0, 0)), 0);
+    ck_assert_int_eq(failure_exit_code(failure_worse(FAILURE_LATER, 0)), 75);
+    ck_assert_int_eq(failure_exit_code(failure_worse(-ENOMEM, FAILURE_UNAVAILABLE)), 69);
+    ck_assert_int_eq(failure_exit_code(failure_worse(FAILURE_UNAVAILABLE, FAILURE_LATER)), 69);
+    ck_assert_int_eq(failure_exit_code(failure_worse(FAILURE_UNAVAILABLE, FAILURE_CONFIG)), 78);
+    ck_assert_int_eq(failure_exit_code(-ENOMEM), 75);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *suite = suite_create("flusher parts");
+    TCase *tests = tcase_create("parts");
+    SRunner *runner = srunner_create(suite);
+    int failed;
+
+    suite_add_tcase(suite, tests);
+    tcase_add_test(tests, takes_whole_numbers_only);
+    tcase_add_test(tests, takes_ranges_in_order_only);
+    tcase_add_test(tests, orders_keys_by_their_bytes);
+    tcase_add_test(tests, keeps_many_keys);
+    tcase_add_test(tests, writes_arrays_as_postgres_reads_them);
+    tcase_add_test(tests, leaves_out_what_the_row_holds_already);
+    tcase_add_test(tests, adds_up_what_shards_hold);
+    tcase_add_test(tests, the_worse_failure_decides_the_exit_code);
+    srunner_run_all(runner, CK_ENV);
+    failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}

@@ -52,6 +52,14 @@ START_TEST(takes_ranges_in_order_only)
 }
 END_TEST
 
+START_TEST(sums_stop_at_the_end_of_the_range)
+{
+    ck_assert_int_eq(whole_add(2, -5), -3);
+    ck_assert_int_eq(whole_add(INT64_MAX, 1), INT64_MAX);
+    ck_assert_int_eq(whole_add(-1, INT64_MIN), INT64_MIN);
+}
+END_TEST
+
 START_TEST(orders_keys_by_their_bytes)
 {
     static const char *const given[] = {"b", "a\xc3\xa9", "ab", "a", "zero", "B"};
@@ -181,6 +189,7 @@ int main(void)
     suite_add_tcase(suite, tests);
     tcase_add_test(tests, takes_whole_numbers_only);
     tcase_add_test(tests, takes_ranges_in_order_only);
+    tcase_add_test(tests, sums_stop_at_the_end_of_the_range);
     tcase_add_test(tests, orders_keys_by_their_bytes);
     tcase_add_test(tests, keeps_many_keys);
     tcase_add_test(tests, writes_arrays_as_postgres_reads_them);

@@ -115,6 +115,7 @@ static int command(struct source_redis *source, int argc, const char **argv, con
 
 static bool is_error(const redisReply *reply, const char *prefix)
 {
+    assert(reply);
     return reply->type == REDIS_REPLY_ERROR && strncmp(reply->str, prefix, strlen(prefix)) == 0;
 }
 

@@ -62,12 +62,12 @@ END_TEST
 
 START_TEST(orders_keys_by_their_bytes)
 {
-    static const char *const given[] = {"b", "a\xc3\xa9", "ab", "a", "zero", "B"};
+    static const char *const given[] = {"b", "a\xc3\xa9", "ab", "a", "B"};
     static const char *const ordered[] = {"B", "a", "ab", "a\xc3\xa9", "b"};
     struct updates updates = {0};
 
     for (size_t i = 0; i < ARRAY_LEN(given); i++)
-        ck_assert_int_eq(updates_add(&updates, span_of(given[i]), strcmp(given[i], "zero") == 0 ? 0 : 1), 0);
+        ck_assert_int_eq(updates_add(&updates, span_of(given[i]), (int64_t)i), 0);
     updates_order(&updates);
     ck_assert_uint_eq(updates.len, ARRAY_LEN(ordered));
     for (size_t i = 0; i < ARRAY_LEN(ordered); i++)

@@ -607,7 +607,7 @@ class Counterd(Process):
 
 # --- the base of every test ----------------------------------------------------------------------------------------
 
-SANITIZER_REPORT = re.compile(r"runtime error:|(Address|Leak|UndefinedBehavior)Sanitizer")
+SANITIZER_REPORT = re.compile(r"runtime error:|(Address|Leak|Thread|UndefinedBehavior)Sanitizer")
 
 Result = collections.namedtuple("Result", "code out err")
 

@@ -1,6 +1,6 @@
 /* flush - one shard from source to sink, once: seal, read, apply, release
  *
- * The flusher's half of the protocol over two seams; it knows neither Redis nor Postgres nor any clock. What
+ * The flusher's half of PROTOCOL.md over two seams; it knows neither Redis nor Postgres nor any clock. What
  * is decided about a generation is decided here, from what the sink said under the shard's lock. May be
  * interrupted, repeated and run next to itself at any point. Memory: one generation's updates.
  */

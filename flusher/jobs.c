@@ -9,6 +9,7 @@
 #include "flusher/flush.h"
 #include "flusher/sink_postgres.h"
 #include "flusher/source_redis.h"
+#include "flusher/whole.h"
 
 #define JOBS_MAX 64
 #define TICK_MS  100
@@ -32,13 +33,6 @@ struct job {
     struct flush flush;
     struct jobs_result own; /* without the arrays */
 };
-
-/* Totals of several shards may pass 64 bits where each one's may not; then they stop at the end. */
-static void add(int64_t *total, int64_t number)
-{
-    if (__builtin_add_overflow(*total, number, total))
-        *total = number < 0 ? INT64_MIN : INT64_MAX;
-}
 
 static void add_failure(struct jobs_result *result, int failure, const struct error *error)
 {
@@ -72,9 +66,9 @@ static void flush_one(struct job *job, int64_t shard)
     /* Twice, so that a connection that was cut, or a server that was restarted, does not end the pass. */
     for (int attempt = 0; attempt < 2 && r == FAILURE_UNAVAILABLE; attempt++) {
         r = flush_shard(&job->flush, (uint32_t)shard, &flushed, &error);
-        add(&job->own.keys, flushed.keys);
-        add(&job->own.total, flushed.total);
-        add(&job->own.events, flushed.events);
+        job->own.keys = whole_add(job->own.keys, flushed.keys);
+        job->own.total = whole_add(job->own.total, flushed.total);
+        job->own.events = whole_add(job->own.events, flushed.events);
     }
     if (r == 0)
         job->pass->result->fresh_ms[shard] = flushed.fresh_ms;
@@ -181,9 +175,9 @@ void jobs_run(const struct jobs_options *options, struct jobs_result *ret_result
             wait_for(&jobs[i]);
         ret_result->shards += jobs[i].own.shards;
         ret_result->shards_failed += jobs[i].own.shards_failed;
-        add(&ret_result->keys, jobs[i].own.keys);
-        add(&ret_result->total, jobs[i].own.total);
-        add(&ret_result->events, jobs[i].own.events);
+        ret_result->keys = whole_add(ret_result->keys, jobs[i].own.keys);
+        ret_result->total = whole_add(ret_result->total, jobs[i].own.total);
+        ret_result->events = whole_add(ret_result->events, jobs[i].own.events);
         add_failure(ret_result, jobs[i].own.failure, &jobs[i].own.error);
     }
 }

@@ -203,64 +203,17 @@ int records_ledger(struct postgres *postgres, const struct config *config, const
     return 0;
 }
 
-#define UNIX_MS(time) "(extract(epoch FROM " time ") * 1000)::bigint"
-
 int records_history(struct postgres *postgres, const struct config *config, struct history *ret_history,
                     struct error *error)
 {
-    static const char sql[] = "SELECT " UNIX_MS("f.fresh_until") ", " UNIX_MS(
-        "s.applied_at") ", (r.id IS NOT NULL)::integer, " UNIX_MS("r.started_at") ", " UNIX_MS("r.finished_"
-                                                                                               "at") ", "
-                                                                                                     "r.keys,"
-                                                                                                     " r."
-                                                                                                     "increme"
-                                                                                                     "nts, "
-                                                                                                     "r.error"
-                                                                                                     " FROM "
-                                                                                                     "(SELECT"
-                                                                                                     " max("
-                                                                                                     "applied"
-                                                                                                     "_at) "
-                                                                                                     "AS "
-                                                                                                     "applied"
-                                                                                                     "_at "
-                                                                                                     "FROM "
-                                                                                                     "counter"
-                                                                                                     "d."
-                                                                                                     "shards "
-                                                                                                     "WHERE "
-                                                                                                     "namespa"
-                                                                                                     "ce = "
-                                                                                                     "$1) AS "
-                                                                                                     "s"
-                                                                                                     " LEFT "
-                                                                                                     "JOIN "
-                                                                                                     "counter"
-                                                                                                     "d."
-                                                                                                     "freshne"
-                                                                                                     "ss AS "
-                                                                                                     "f ON "
-                                                                                                     "f."
-                                                                                                     "namespa"
-                                                                                                     "ce = $1"
-                                                                                                     " LEFT "
-                                                                                                     "JOIN "
-                                                                                                     "(SELECT"
-                                                                                                     " * "
-                                                                                                     "FROM "
-                                                                                                     "counter"
-                                                                                                     "d.runs "
-                                                                                                     "WHERE "
-                                                                                                     "namespa"
-                                                                                                     "ce = "
-                                                                                                     "$1 "
-                                                                                                     "ORDER "
-                                                                                                     "BY id "
-                                                                                                     "DESC "
-                                                                                                     "LIMIT "
-                                                                                                     "1) AS "
-                                                                                                     "r ON "
-                                                                                                     "true";
+    static const char sql[] =
+        "SELECT trunc(extract(epoch FROM f.fresh_until) * 1000), trunc(extract(epoch FROM s.applied_at) * "
+        "1000),"
+        " (r.id IS NOT NULL)::integer, trunc(extract(epoch FROM r.started_at) * 1000),"
+        " trunc(extract(epoch FROM r.finished_at) * 1000), r.keys, r.increments, r.error"
+        " FROM (SELECT max(applied_at) AS applied_at FROM counterd.shards WHERE namespace = $1) AS s"
+        " LEFT JOIN counterd.freshness AS f ON f.namespace = $1"
+        " LEFT JOIN (SELECT * FROM counterd.runs WHERE namespace = $1 ORDER BY id DESC LIMIT 1) AS r ON true";
     struct parameters parameters = {0};
     struct pg_result *rows;
     int r;

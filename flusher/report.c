@@ -7,6 +7,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "flusher/whole.h"
 #include "lib/log.h"
 
 #define BAR_CHARS  40
@@ -136,7 +137,7 @@ void report_dry_run(enum report_style style, const struct config *config, const 
     struct field fields[] = {
         text_field("event", "dry_run"),
         whole_field("keys", pending->open_keys + pending->sealed_keys),
-        whole_field("increments", pending->open_total + pending->sealed_total),
+        whole_field("increments", whole_add(pending->open_total, pending->sealed_total)),
         whole_field("events", pending->events),
         whole_field("shards", config->shards),
     };
@@ -161,7 +162,7 @@ void report_key(enum report_style style, const char *key, const struct stored *s
     bool known = stored->known || pending->known;
     struct field fields[] = {
         text_field("key", key),
-        whole_field("value", stored->value + pending->delta),
+        whole_field("value", whole_add(stored->value, pending->delta)),
         whole_field("stored", stored->value),
         whole_field("pending", pending->delta),
         flag_field("known", known),

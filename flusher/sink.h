@@ -37,7 +37,8 @@ struct sink {
     int (*record)(void *context, uint32_t shard, const struct generation *generation,
                   const struct entry *entry, struct error *error);
 
-    /* The vector moved to the generation's batches, and the updates (ordered, no zeros). */
+    /* The vector moved to the generation's batches, and the updates, in order. A delta of zero makes a row
+     * too: the key was seen. */
     int (*apply)(void *context, uint32_t shard, const struct generation *generation,
                  const struct updates *updates, struct error *error);
 

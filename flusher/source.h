@@ -1,4 +1,4 @@
-/* source - the seam to where generations come from: the steps seal, read and release of docs/protocol
+/* source - the seam to where generations come from: PROTOCOL.md's steps seal, read and release
  *
  * Each function returns a negative failure (flusher/failure.h) with a text, or one of its outcomes. A failure
  * says nothing about whether the step was done: its reply may have been lost. All steps may be repeated.

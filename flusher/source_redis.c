@@ -113,6 +113,12 @@ static int command(struct source_redis *source, int argc, const char **argv, con
     return *ret_reply ? 0 : lose_connection(source, "the connection to Redis was lost", error);
 }
 
+static bool is_error(const redisReply *reply, const char *prefix)
+{
+    assert(reply);
+    return reply->type == REDIS_REPLY_ERROR && strncmp(reply->str, prefix, strlen(prefix)) == 0;
+}
+
 /* A command whose errors are failures and whose reply nobody looks at. */
 static int command_ok(struct source_redis *source, int argc, const char **argv, struct error *error)
 {
@@ -121,7 +127,7 @@ static int command_ok(struct source_redis *source, int argc, const char **argv, 
 
     if (r < 0)
         return r;
-    if (reply->type == REDIS_REPLY_ERROR)
+    if (is_error(reply, ""))
         r = refuse(reply->str, error);
     freeReplyObject(reply);
     return r;
@@ -172,6 +178,7 @@ static int run_script(struct source_redis *source, enum script_id id, uint32_t s
     const char *argv[3 + SHARD_KEY_COUNT + ARGS_MAX] = {"EVALSHA", scripts[id].sha1, "7"};
     size_t lengths[ARRAY_LEN(argv)];
     struct shard_keys keys;
+    redisReply *reply = NULL;
     int argc = 3, r;
 
     static_assert(SHARD_KEY_COUNT == 7, "the number of keys is spelled out above");
@@ -187,24 +194,23 @@ static int run_script(struct source_redis *source, enum script_id id, uint32_t s
     }
     r = ensure_connected(source, error);
     if (r == 0)
-        r = command(source, argc, argv, lengths, ret_reply, error);
-    if (r == 0 && (*ret_reply)->type == REDIS_REPLY_ERROR &&
-        strncmp((*ret_reply)->str, "NOSCRIPT", strlen("NOSCRIPT")) == 0) {
-        freeReplyObject(*ret_reply);
+        r = command(source, argc, argv, lengths, &reply, error);
+    if (r == 0 && is_error(reply, "NOSCRIPT")) {
+        freeReplyObject(reply);
         argv[0] = "EVAL";
         argv[1] = scripts[id].text;
         lengths[0] = strlen(argv[0]);
         lengths[1] = strlen(argv[1]);
-        r = command(source, argc, argv, lengths, ret_reply, error);
+        r = command(source, argc, argv, lengths, &reply, error);
     }
-    if (r < 0)
-        return r;
-    if ((*ret_reply)->type == REDIS_REPLY_ERROR)
-        r = refuse((*ret_reply)->str, error);
-    else if ((*ret_reply)->type != REDIS_REPLY_ARRAY)
+    if (r == 0 && is_error(reply, ""))
+        r = refuse(reply->str, error);
+    else if (r == 0 && reply->type != REDIS_REPLY_ARRAY)
         r = misunderstand(scripts[id].name, error);
     if (r < 0)
-        freeReplyObject(*ret_reply);
+        freeReplyObject(reply);
+    else
+        *ret_reply = reply;
     return r;
 }
 
@@ -415,7 +421,7 @@ int source_redis_check_shards(struct source_redis *source, bool record, struct e
         if (r < 0)
             return r;
         missing = reply->type == REDIS_REPLY_NIL;
-        if (reply->type == REDIS_REPLY_ERROR)
+        if (is_error(reply, ""))
             r = refuse(reply->str, error);
         else if (!missing)
             r = compare_shards(source, reply, error);

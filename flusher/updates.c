@@ -68,12 +68,6 @@ static int compare_keys(const void *left, const void *right, void *bytes)
 
 void updates_order(struct updates *updates)
 {
-    size_t kept = 0;
-
-    for (size_t i = 0; i < updates->len; i++)
-        if (updates->items[i].delta != 0)
-            updates->items[kept++] = updates->items[i];
-    updates->len = kept;
-    if (kept > 1)
-        qsort_r(updates->items, kept, sizeof(struct update), compare_keys, updates->bytes);
+    if (updates->len > 1)
+        qsort_r(updates->items, updates->len, sizeof(struct update), compare_keys, updates->bytes);
 }

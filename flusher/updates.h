@@ -32,8 +32,8 @@ MUST_CHECK int updates_add(struct updates *updates, struct span key, int64_t del
 /* Borrowed until the next add. */
 struct span updates_key(const struct updates *updates, size_t index);
 
-/* Leaves out deltas of zero and puts the rest in the order of their keys' bytes, which is how Postgres orders
- * text COLLATE "C": whoever updates rows in this order cannot deadlock with another who does. */
+/* Puts them in the order of their keys' bytes, which is how Postgres orders text COLLATE "C": whoever updates
+ * rows in this order cannot deadlock with another who does. */
 void updates_order(struct updates *updates);
 
 #endif

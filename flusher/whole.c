@@ -28,3 +28,12 @@ bool whole_parse_range(struct span text, int64_t *ret_low, int64_t *ret_high)
            whole_parse((struct span){dash + 1, text.len - low_len - 1}, ret_high) && *ret_low >= 1 &&
            *ret_low <= *ret_high;
 }
+
+int64_t whole_add(int64_t a, int64_t b)
+{
+    int64_t sum;
+
+    if (__builtin_add_overflow(a, b, &sum))
+        return a < 0 ? INT64_MIN : INT64_MAX;
+    return sum;
+}

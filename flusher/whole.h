@@ -1,4 +1,4 @@
-/* whole - decimal text to int64_t, strictly: a count that is not a whole number is never guessed at */
+/* whole - whole numbers: read strictly, as a count is never guessed at, and added up without a wrap */
 #ifndef FLUSHER_WHOLE_H
 #define FLUSHER_WHOLE_H
 
@@ -9,5 +9,9 @@ MUST_CHECK bool whole_parse(struct span text, int64_t *ret_number);
 
 /* "lo-hi", both at least 1 and in order: how Redis keeps which batches of a writer a generation holds. */
 MUST_CHECK bool whole_parse_range(struct span text, int64_t *ret_low, int64_t *ret_high);
+
+/* Sums over shards may pass 64 bits where those of one shard may not; then they stop at the end of the range.
+ */
+int64_t whole_add(int64_t a, int64_t b);
 
 #endif

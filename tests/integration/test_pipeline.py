@@ -49,6 +49,11 @@ class Pipeline(harness.Case):
         self.assertEqual(self.stored(counterd, len(lines) - 1),
                          {"a": 1 + 4 + 12 - 2 + 100, "b;env=prod;zone": 2, "b": 1, "c": 1, "d": 15, "e": 3, "ключ": 7})
 
+    def test_a_key_that_was_seen_has_a_row_even_at_zero(self):
+        counterd = self.counterd()
+        counterd.send_udp(["zero:0|c", "back:5|c", "back:-5|c", "part:0.25|c"])
+        self.assertEqual(self.stored(counterd, 4), {"zero": 0, "back": 0, "part": 0})
+
     def test_fractions_are_carried_over_batches_and_flushes(self):
         counterd = self.counterd(coalesce_ms=1)
         for n in range(1, 11):

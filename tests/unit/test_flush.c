@@ -321,15 +321,22 @@ END_TEST
 
 /* --- Redis that went back in time, or lost something --- */
 
+/* Redis as it was before a flush that is in Postgres. */
+static void flush_and_go_back(struct world *world)
+{
+    struct memory_redis before;
+
+    append_some(world);
+    before = world->store.redis;
+    must_flush(world);
+    world->store.redis = before;
+}
+
 START_TEST(a_generation_that_came_back_under_a_new_id_is_not_applied_again)
 {
     struct world world = {0};
-    struct memory_redis before;
 
-    append_some(&world);
-    before = world.store.redis;
-    must_flush(&world);
-    world.store.redis = before;
+    flush_and_go_back(&world);
     must_flush(&world);
     must_be_exact(&world);
     ck_assert_int_eq(world.store.postgres.ledger_len, 2);
@@ -389,12 +396,8 @@ static void must_refuse(struct world *world)
 START_TEST(a_generation_that_mixes_old_and_new_is_refused_and_stays)
 {
     struct world world = {0};
-    struct memory_redis before;
 
-    append_some(&world);
-    before = world.store.redis;
-    must_flush(&world);
-    world.store.redis = before;
+    flush_and_go_back(&world);
     append_some(&world);
     must_refuse(&world);
 }

@@ -248,15 +248,16 @@ class RespClient:
 
 
 class Redis(Process):
-    """A private redis-server: Unix socket only, and every acknowledged write on disk, so that it may be killed."""
+    """A private redis-server: Unix socket only (unless a test is about TCP), and every acknowledged write on disk, so
+    that it may be killed."""
 
-    def __init__(self, directory, name="redis", password=None):
+    def __init__(self, directory, name="redis", password=None, tcp_port=0):
         self.directory = Path(directory) / name
         self.directory.mkdir()
         self.path = self.directory / "redis.sock"
         self.password = password
-        argv = ["redis-server", "--port", "0", "--unixsocket", self.path, "--unixsocketperm", "700",
-                "--dir", self.directory, "--save", "", "--appendonly", "yes", "--appendfsync", "always",
+        argv = ["redis-server", "--bind", "127.0.0.1", "--port", str(tcp_port), "--unixsocket", self.path,
+                "--unixsocketperm", "700", "--dir", self.directory, "--save", "", "--appendonly", "yes", "--appendfsync", "always",
                 "--maxmemory-policy", "noeviction"]
         if password:
             argv += ["--requirepass", password]
@@ -311,6 +312,13 @@ class Redis(Process):
         """The running total of all shards: every unit that was ever appended."""
         return sum(int(self.call("HGET", key, "accepted") or 0)
                    for key in self.call("KEYS", f"{{{namespace}:*}}:meta"))
+
+
+def free_port():
+    """A TCP port that was free a moment ago; for servers that can't be told to take any and say which."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 # --- Postgres ------------------------------------------------------------------------------------------------------
@@ -421,26 +429,32 @@ def postgres():
 # --- a bad network between two of them -----------------------------------------------------------------------------
 
 class Proxy:
-    """Passes bytes between a Unix socket of its own and another. While `cut_when` is set, a request chunk for which
-    it is true is passed on, and the connection is closed when the answer arrives, before a byte of it is passed:
-    the server did it, the client can't know. `swallow` instead of closing: the answer never comes and nothing else
-    tells; the client has to time out."""
+    """Passes bytes between a Unix socket of its own and another, and can interfere at one request:
+
+        proxy.cut(when)          the request for which when(bytes) is true is passed on; when its answer comes, the
+                                 connection is closed before a byte of it is passed: the server did it, the client can't
+                                 know. swallow=True: not closed, the answer just never comes.
+        proxy.hold(when, then)   with the answer withheld (before=True: the request), then() is called: to kill the
+                                 client, say, or to let another one overtake it. After that the bytes go on their way.
+    """
 
     def __init__(self, path, upstream):
         self.path, self.upstream = Path(path), Path(upstream)
-        self.cut_when = None
-        self.cuts_left = 0
-        self.swallow = False
+        self.when = None
+        self.times = 0  # left
         self.lost_replies = []
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(str(path))
-        os.chmod(path, 0o777)
         self.listener.listen(64)
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self, when, times=1, swallow=False):
-        """The next `times` answers to requests for which when(bytes) is true get lost."""
-        self.cuts_left, self.swallow, self.cut_when = times, swallow, when
+        self.mode, self.then, self.before = "swallow" if swallow else "cut", None, False
+        self.when, self.times = when, times
+
+    def hold(self, when, then, before=False):
+        self.mode, self.then, self.before = "hold", then, before
+        self.when, self.times = when, 1
 
     def close(self):
         with contextlib.suppress(OSError):
@@ -455,26 +469,37 @@ class Proxy:
                 return
             threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
+    def _is_it(self, request):
+        if self.times == 0 or not self.when(request):
+            return False
+        self.times -= 1
+        return True
+
     def _serve(self, client):
         server = socket.socket(socket.AF_UNIX)
         with client, server, contextlib.suppress(OSError):
             server.connect(str(self.upstream))
-            doomed = False
+            caught = False
             while True:
                 for ready in select.select([client, server], [], [])[0]:
                     data = ready.recv(65536)
                     if not data:
                         return
                     if ready is client:
-                        if not doomed and self.cut_when and self.cuts_left > 0 and self.cut_when(data):
-                            self.cuts_left -= 1
-                            doomed = True
+                        if not caught and self._is_it(data):
+                            caught = not self.before
+                            if self.before:
+                                self.then()
                         server.sendall(data)
-                    elif not doomed:
+                    elif not caught:
+                        client.sendall(data)
+                    elif self.mode == "hold":
+                        caught = False
+                        self.then()
                         client.sendall(data)
                     else:
                         self.lost_replies.append(data)
-                        if not self.swallow:
+                        if self.mode == "cut":
                             return
 
 
@@ -582,7 +607,7 @@ class Counterd(Process):
 
 # --- the base of every test ----------------------------------------------------------------------------------------
 
-SANITIZER_REPORT = re.compile(r"runtime error:|(Address|Leak|UndefinedBehavior)Sanitizer")
+SANITIZER_REPORT = re.compile(r"runtime error:|(Address|Leak|Thread|UndefinedBehavior)Sanitizer")
 
 Result = collections.namedtuple("Result", "code out err")
 

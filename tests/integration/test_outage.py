@@ -62,20 +62,62 @@ class Redis(harness.Case):
         counterd = self.counterd()
         counterd.send_udp([f"key.{n}:1|c" for n in range(100)])
         counterd.settle(100)
-        self.redis.stop()
-        shutil.copytree(self.redis.directory / "appendonlydir", self.dir / "backup")
-        self.redis.start()
+        backup = self.backup()
         counterd.send_udp([f"key.{n}:1|c" for n in range(150)])
         counterd.settle(250)
-        self.redis.kill()
-        shutil.rmtree(self.redis.directory / "appendonlydir")
-        shutil.copytree(self.dir / "backup", self.redis.directory / "appendonlydir")
-        self.redis.start()
+        self.roll_back(backup)
         counterd.send_udp([f"key.{n}:1|c" for n in range(150)])
         expected = {f"key.{n}": 3 if n < 100 else 2 for n in range(150)}
         harness.wait_until(lambda: self.redis.pending() == expected, what=lambda: f"replay\n{counterd.tail()}")
         self.assertEqual(self.redis.accepted(), 400)
         self.assertEqual(counterd.status()["redis"]["increments_lost"], 0)
+
+    def roll_back(self, backup):
+        """Redis dies, and what starts in its place has an older state."""
+        self.redis.kill()
+        shutil.rmtree(self.redis.directory / "appendonlydir")
+        shutil.copytree(backup, self.redis.directory / "appendonlydir")
+        self.redis.start()
+
+    def backup(self):
+        self.redis.stop()
+        path = self.dir / "backup"
+        shutil.copytree(self.redis.directory / "appendonlydir", path)
+        self.redis.start()
+        return path
+
+    def test_rolled_back_to_what_postgres_has(self):
+        """The old state holds only what has been flushed since: the vector in Postgres tells, and nothing is doubled."""
+        self.migrate()
+        counterd = self.counterd()
+        counterd.send_udp([f"key.{n}:1|c" for n in range(100)])
+        counterd.settle(100)
+        backup = self.backup()
+        self.flush()
+        self.roll_back(backup)
+        self.flush()
+        self.assertEqual(self.counters(), {f"key.{n}": 1 for n in range(100)})
+        counterd.send_udp([f"key.{n}:1|c" for n in range(100)])
+        counterd.settle(200)
+        self.flush()
+        self.assertEqual(self.counters(), {f"key.{n}": 2 for n in range(100)})
+
+    def test_rolled_back_and_mixed_with_new_is_not_applied_blindly(self):
+        """Old batches that Postgres has, in one generation with new ones that it lacks: told, kept, not doubled."""
+        self.migrate()
+        counterd = self.counterd(shards=1)
+        config = self.write_config("f.json", shards=1)
+        counterd.send_udp(["a:1|c"])
+        counterd.settle(1)
+        backup = self.backup()
+        self.flush(config=config)
+        self.roll_back(backup)
+        counterd.send_udp(["a:10|c"])
+        counterd.settle(2)
+        done = self.flush(config=config, code=harness.EXIT_TEMPFAIL)
+        self.assertIn("went back in time", done.err)
+        self.assertEqual(self.counters(), {"a": 1})
+        self.assertEqual(self.redis.pending(), {"a": 11})
 
     def test_emptied_under_the_daemon(self):
         """FLUSHALL on the wrong machine. Nothing had been flushed, so the history still has it all."""
@@ -182,6 +224,28 @@ class Shutdown(harness.Case):
         harness.wait_until(lambda: counterd.status()["received"]["lines"] == 321, what="321 lines")
         self.assertEqual(counterd.stop(), harness.EXIT_TEMPFAIL, counterd.tail())
         self.assertIn("321", counterd.log().splitlines()[-1] + counterd.log().splitlines()[-2])
+
+    def test_fractions_that_make_no_whole_are_told_at_the_end(self):
+        counterd = self.counterd()
+        counterd.send_udp(["a:1.25|c", "b:0.5|c"])
+        counterd.settle(2)
+        self.assertEqual(counterd.stop(), harness.EXIT_TEMPFAIL)
+        self.assertEqual([(line["keys"], line["sum"]) for line in counterd.events("fractions_dropped")],
+                         [("2", "0.750000")])
+        self.assertEqual(self.redis.pending(), {"a": 1, "b": 0})
+
+    def test_kill_9_again_and_again_never_doubles(self):
+        """What was acknowledged is there once; what was not may be lost with the process, and never comes twice."""
+        acknowledged = sent = 0
+        for n in range(8):
+            counterd = self.counterd(f"counterd{n}", coalesce_ms=1 + n)
+            counterd.send_udp([f"key.{key}:1|c" for key in range(200)] * (n + 1))
+            acknowledged += counterd.status()["appended"]["increments"]
+            sent += 200 * (n + 1)
+            counterd.kill()
+            self.assertGreaterEqual(self.redis.accepted(), acknowledged)
+            self.assertLessEqual(self.redis.accepted(), sent)
+            self.assertEqual(sum(self.redis.pending().values()), self.redis.accepted())
 
     def test_sigint_is_the_same(self):
         counterd = self.counterd(coalesce_ms=60000)

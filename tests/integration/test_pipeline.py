@@ -127,6 +127,40 @@ class Pipeline(harness.Case):
             count.update(keys[:100])
         self.assertEqual(self.stored(counterd, count.total()), dict(count))
 
+    def test_redis_over_tcp_with_user_and_database_and_postgres_by_uri(self):
+        port = harness.free_port()
+        redis = self.track(harness.Redis(self.dir, "redis_tcp", tcp_port=port)).start()
+        redis.call("ACL", "SETUSER", "counter", "on", ">p@ss:word", "~{shop*", "+@all")
+        self.config["namespace"] = "shop"
+        self.config["redis"] = {"url": f"redis://counter:p%40ss%3Aword@127.0.0.1:{port}/3"}
+        self.config["postgres"] = {"url": f"postgresql://postgres@/{self.database}?host={self.postgres.directory}"}
+        counterd = self.counterd()
+        counterd.send_udp(["a:1|c"])
+        self.assertEqual(self.stored(counterd, 1), {"a": 1})
+        self.assertEqual(self.query("select namespace from counterd.ledger"), [["shop"]])
+        redis.call("SELECT", "3")
+        self.assertEqual({key.split(b":")[0] for key in redis.call("KEYS", "*")} - {b"{shop}"}, {b"{shop"})
+
+    def test_two_namespaces_in_one_redis_and_one_database(self):
+        first, second = self.counterd("first"), self.counterd("second", namespace="other")
+        first.send_udp(["a:1|c"])
+        second.send_udp(["a:10|c"])
+        first.settle(1)
+        second.settle(1)
+        self.flush()
+        self.assertEqual(self.counters(), {"a": 1})
+        self.flush(config=self.write_config("other.json", namespace="other"))
+        self.assertEqual(self.counters(), {"a": 11})
+
+    def test_two_daemons_count_into_one_namespace(self):
+        both = [self.counterd(name) for name in ("first", "second")]
+        for counterd in both:
+            counterd.send_udp([f"key.{n % 10}:1|c" for n in range(1000)])
+        for counterd in both:
+            counterd.settle(1000)
+        self.flush()
+        self.assertEqual(self.counters(), {f"key.{n}": 200 for n in range(10)})
+
     def test_a_random_mix_equals_an_independent_count(self):
         counterd = self.counterd(coalesce_ms=5)
         dice = random.Random(20)

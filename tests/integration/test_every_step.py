@@ -1,0 +1,168 @@
+#!/usr/bin/env python3
+"""test_every_step - every step of the protocol, interfered with: its answer lost, its client killed before or after it, or
+another client faster
+
+A proxy between the program and its server catches the step and does it.
+"""
+
+import hashlib
+import signal
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import harness
+
+
+def script_sha(name):
+    """What EVALSHA takes, as in the requests: the hash of the script's text as the build embeds it."""
+    return hashlib.sha1((harness.ROOT / "lib" / "scripts" / f"{name}.lua").read_bytes()).hexdigest().encode()
+
+
+def is_script(name):
+    sha, head = script_sha(name), f"-- {name}:".encode()
+    return lambda request: sha in request or head in request
+
+
+def is_sql(text):
+    return lambda request: text.encode() in request.lower()
+
+
+class EveryStep(harness.Case):
+    def setUp(self):
+        super().setUp()
+        self.proxy = harness.Proxy(self.dir / "proxy.sock", self.redis.path)
+        self.addCleanup(self.proxy.close)
+        self.through_proxy = {"url": f"unix://{self.proxy.path}?db=0"}
+
+    def send_rounds(self, counterd, rounds, **cut):
+        for n in range(1, rounds + 1):
+            if cut:
+                self.proxy.cut(is_script("append"), **cut)
+            counterd.send_udp([f"key.{key}:1|c" for key in range(30)])
+            counterd.settle(30 * n)
+
+    def test_append_resent_after_a_cut_connection(self):
+        counterd = self.counterd(redis=self.through_proxy)
+        self.send_rounds(counterd, 10, times=2)
+        self.assertGreaterEqual(len(self.proxy.lost_replies), 10)
+        self.assertTrue(any(b"OK" in reply for reply in self.proxy.lost_replies), "no append was done and unanswered")
+        self.assertEqual(self.redis.pending(), {f"key.{key}": 10 for key in range(30)})
+        self.assertEqual(self.redis.accepted(), 300)
+        self.assertEqual(counterd.status()["appended"]["increments"], 300)
+
+    def test_append_resent_after_silence(self):
+        counterd = self.counterd(redis={**self.through_proxy, "timeout_ms": 300})
+        self.send_rounds(counterd, 3, swallow=True)
+        self.assertEqual(self.redis.pending(), {f"key.{key}": 3 for key in range(30)})
+        self.assertEqual(self.redis.accepted(), 90)
+
+    def test_resend_is_the_same_writer_and_seq(self):
+        counterd = self.counterd(redis=self.through_proxy, shards=1)
+        self.send_rounds(counterd, 5, times=1)
+        writers = self.redis.call("HGETALL", "{counterd:0}:writers")
+        self.assertEqual(len(writers), 2, "one worker, one writer, however often it had to reconnect")
+        self.assertEqual(int(writers[1]), counterd.status()["appended"]["batches"])
+
+    def test_flusher_steps_cut_one_after_the_other(self):
+        """The answer to seal, to a page, to release gets lost: the run fails or carries on, the next one mends it."""
+        self.migrate()
+        counterd = self.counterd()
+        config = self.write_config("f.json", redis=self.through_proxy)
+        for n, script in enumerate(("seal", "read", "release") * 3, 1):
+            counterd.send_udp([f"key.{key}:1|c" for key in range(30)])
+            counterd.settle(30 * n)
+            self.proxy.cut(is_script(script))
+            done = self.flush(config=config, code=None)
+            self.assertIn(done.code, (harness.EXIT_OK, harness.EXIT_UNAVAILABLE, harness.EXIT_TEMPFAIL), done)
+            self.assertEqual(self.proxy.times, 0, f"no {script} was seen")
+        self.flush(config=config)
+        self.assertEqual(self.counters(), {f"key.{key}": 9 for key in range(30)})
+        self.assertEqual(self.redis.pending(), {})
+
+    def test_commit_whose_answer_never_came(self):
+        self.migrate()
+        proxy, config = self.postgres_proxy(shards=1)
+        counterd = self.counterd(shards=1)
+        for n in range(1, 6):
+            counterd.send_udp([f"key.{key}:1|c" for key in range(30)])
+            counterd.settle(30 * n)
+            proxy.cut(is_sql("commit"))
+            done = self.flush(config=config, code=None)
+            self.assertIn(done.code, (harness.EXIT_OK, harness.EXIT_UNAVAILABLE, harness.EXIT_TEMPFAIL), done)
+            self.assertEqual(proxy.times, 0, "no COMMIT was seen")
+        self.flush(config=config)
+        self.assertEqual(self.counters(), {f"key.{key}": 5 for key in range(30)})
+
+    def postgres_proxy(self, **changes):
+        """A proxy before Postgres and a configuration file that goes through it."""
+        directory = self.dir / "pg"
+        directory.mkdir()
+        proxy = harness.Proxy(directory / ".s.PGSQL.5432", self.postgres.directory / ".s.PGSQL.5432")
+        self.addCleanup(proxy.close)
+        url = self.postgres.url(self.database, directory=directory)
+        return proxy, self.write_config("through_proxy.json", postgres={"url": url}, **changes)
+
+    def flush_and_interfere(self, proxy, config, when, before, then):
+        """A flush during which then(process) is done right before or after a step."""
+        flusher = self.track(harness.Process(f"flusher{len(self.processes)}", self.dir, [
+            harness.FLUSHER, "-c", config, "run"]))
+        proxy.hold(when, lambda: then(flusher), before)
+        flusher.spawn()
+        code = flusher.wait()
+        self.assertEqual(proxy.times, 0, f"the step was not seen\n{flusher.tail()}")
+        return code
+
+    def test_flusher_killed_at_every_step(self):
+        """kill -9 right before and right after each request; the next run finds a whole world, and the sum is exact."""
+        self.migrate()
+        counterd = self.counterd(shards=2)
+        postgres, through_postgres = self.postgres_proxy(shards=2)
+        redis = self.proxy, self.write_config("through_redis.json", shards=2, redis=self.through_proxy)
+        steps = [(*redis, is_script(script)) for script in ("seal", "read", "release")]
+        steps += [(postgres, through_postgres, is_sql(sql)) for sql in (
+            "begin", "for update", "insert into counterd.ledger", "insert into counterd.writers",
+            "insert into counterd.counters", "commit")]
+        rounds = 0
+        for proxy, config, when in steps:
+            for before in (True, False):
+                rounds += 1
+                counterd.send_udp([f"key.{key}:1|c" for key in range(30)])
+                counterd.settle(30 * rounds)
+                code = self.flush_and_interfere(proxy, config, when, before,
+                                                lambda flusher: flusher.signal(signal.SIGKILL))
+                self.assertEqual(code, -signal.SIGKILL)
+                self.flusher("run", config=self.write_config("direct.json", shards=2))
+                self.assertEqual(self.counters(), {f"key.{key}": rounds for key in range(30)})
+                self.assertEqual(self.redis.pending(), {})
+
+    def test_flusher_overtaken_at_every_step(self):
+        """Another run does all the work while this one waits right before or after a request to Redis."""
+        self.migrate()
+        counterd = self.counterd(shards=2)
+        config = self.write_config("through_redis.json", shards=2, redis=self.through_proxy)
+        direct = self.write_config("direct.json", shards=2)
+        rounds = 0
+
+        def overtake(_flusher):
+            self.program(harness.FLUSHER, "-c", direct, "run")
+            # And new increments come in the meantime, which the slow one must not take for those it holds.
+            nonlocal rounds
+            rounds += 1
+            counterd.send_udp([f"key.{key}:1|c" for key in range(30)])
+            counterd.settle(30 * rounds)
+
+        for script in ("seal", "read", "release"):
+            for before in (True, False):
+                rounds += 1
+                counterd.send_udp([f"key.{key}:1|c" for key in range(30)])
+                counterd.settle(30 * rounds)
+                code = self.flush_and_interfere(self.proxy, config, is_script(script), before, overtake)
+                self.assertIn(code, (harness.EXIT_OK, harness.EXIT_TEMPFAIL))
+                self.flusher("run", config=direct)
+                self.assertEqual(self.counters(), {f"key.{key}": rounds for key in range(30)})
+                self.assertEqual(self.redis.pending(), {})
+
+
+if __name__ == "__main__":
+    harness.main()

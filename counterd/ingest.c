@@ -77,7 +77,7 @@ static enum reject add(struct ingest *ingest, const struct table_item *item)
     return REJECT_OVERFLOW;
 }
 
-static enum reject ingest_line(struct ingest *ingest, struct span line)
+static enum reject count_line(struct ingest *ingest, struct span line)
 {
     struct metric metric;
     struct table_item item;
@@ -111,6 +111,17 @@ void ingest_reject(struct ingest *ingest, enum reject reject, struct span line)
     }
 }
 
+enum reject ingest_line(struct ingest *ingest, struct span line)
+{
+    enum reject reject = count_line(ingest, line);
+
+    if (reject == REJECT_NONE)
+        ingest->lines++;
+    else
+        ingest_reject(ingest, reject, line);
+    return reject;
+}
+
 void ingest_lines(struct ingest *ingest, struct span lines, bool cut)
 {
     const char *at = lines.ptr, *end = at + lines.len;
@@ -118,7 +129,6 @@ void ingest_lines(struct ingest *ingest, struct span lines, bool cut)
     while (at < end) {
         const char *lf = memchr(at, '\n', (size_t)(end - at));
         struct span line = {at, (size_t)((lf ? lf : end) - at)};
-        enum reject reject;
 
         at = lf ? lf + 1 : end;
         if (!lf && cut) {
@@ -127,13 +137,8 @@ void ingest_lines(struct ingest *ingest, struct span lines, bool cut)
         }
         if (line.len > 0 && line.ptr[line.len - 1] == '\r')
             line.len--;
-        if (line.len == 0)
-            continue;
-        reject = ingest_line(ingest, line);
-        if (reject == REJECT_NONE)
-            ingest->lines++;
-        else
-            ingest_reject(ingest, reject, line);
+        if (line.len > 0)
+            (void)ingest_line(ingest, line);
     }
     if (cut)
         ingest_reject(ingest, REJECT_TRUNCATED, (struct span){at, 0});

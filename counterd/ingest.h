@@ -21,6 +21,9 @@ void ingest_set_table(struct ingest *ingest, struct table *table);
  * truncated. */
 void ingest_lines(struct ingest *ingest, struct span lines, bool cut);
 
+/* One line, not blank, without its LF or CR LF; tells what became of it. */
+enum reject ingest_line(struct ingest *ingest, struct span line);
+
 /* A line of which no more than its beginning is there, for a reason that its bytes don't tell. */
 void ingest_reject(struct ingest *ingest, enum reject reject, struct span line);
 

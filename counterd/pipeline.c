@@ -26,7 +26,9 @@
 struct pipeline {
     struct pipeline_options options;
     struct table *tables[2];
-    unsigned filling; /* index of the one that fills */
+    unsigned filling;                  /* index of the one that fills */
+    uint64_t swaps;                    /* so far: the number of the table that fills */
+    TAILQ_HEAD(, pipeline_wait) waits; /* in the order of their tables */
     struct outbox *outbox;
     struct store *store;
     struct event *tick;
@@ -70,6 +72,22 @@ static void finish_if_stored(struct pipeline *pipeline)
     pipeline->options.on_done(pipeline->options.context);
 }
 
+/* Whoever waits for a table that is stored is told. */
+static void tell_waits(struct pipeline *pipeline)
+{
+    uint64_t draining = pipeline->swaps - 1;
+    uint64_t stored = outbox_drained(pipeline->outbox) ? pipeline->swaps : draining;
+    struct pipeline_wait *wait;
+
+    /* A table that fills and is empty has nothing to wait for. */
+    if (stored == pipeline->swaps && table_events(filling_table(pipeline)) == 0)
+        stored++;
+    while ((wait = TAILQ_FIRST(&pipeline->waits)) && wait->table < stored) {
+        TAILQ_REMOVE(&pipeline->waits, wait, link);
+        wait->on_stored(wait->context);
+    }
+}
+
 static void send_shard(struct pipeline *pipeline, uint32_t shard)
 {
     const struct batch *batch;
@@ -98,6 +116,7 @@ static void swap(struct pipeline *pipeline)
     if (table_events(filling_table(pipeline)) == 0)
         return;
     pipeline->filling ^= 1;
+    pipeline->swaps++;
     ingest_set_table(pipeline->options.ingest, filling_table(pipeline));
     outbox_drain(pipeline->outbox, pipeline->tables[pipeline->filling ^ 1], filling_table(pipeline));
     send_all(pipeline);
@@ -106,9 +125,10 @@ static void swap(struct pipeline *pipeline)
 /* Once per turn in which something may have moved. */
 static void proceed(struct pipeline *pipeline)
 {
-    if (pipeline->finishing)
+    if (pipeline->finishing || !TAILQ_EMPTY(&pipeline->waits))
         pipeline->swap_due = true;
     swap(pipeline);
+    tell_waits(pipeline);
     publish(pipeline);
     finish_if_stored(pipeline);
 }
@@ -269,6 +289,8 @@ struct pipeline *pipeline_new(const struct pipeline_options *options)
         return NULL;
     pipeline->options = *options;
     pipeline->coalesce_ms = limits.coalesce_ms;
+    pipeline->swaps = 1;
+    TAILQ_INIT(&pipeline->waits);
     id_new(pipeline->writer);
     pipeline->tables[0] = table_new(outbox_options.shards, limits.keys_max);
     pipeline->tables[1] = table_new(outbox_options.shards, limits.keys_max);
@@ -317,6 +339,19 @@ void pipeline_poke(struct pipeline *pipeline)
         return;
     pipeline->tick_armed = true;
     arm(pipeline->tick, pipeline->coalesce_ms);
+}
+
+void pipeline_wait(struct pipeline *pipeline, struct pipeline_wait *wait)
+{
+    wait->table = pipeline->swaps;
+    TAILQ_INSERT_TAIL(&pipeline->waits, wait, link);
+    pipeline->tick_armed = true;
+    arm(pipeline->tick, 0);
+}
+
+void pipeline_cancel(struct pipeline *pipeline, struct pipeline_wait *wait)
+{
+    TAILQ_REMOVE(&pipeline->waits, wait, link);
 }
 
 void pipeline_finish(struct pipeline *pipeline)

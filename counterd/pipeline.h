@@ -7,6 +7,8 @@
 #ifndef COUNTERD_PIPELINE_H
 #define COUNTERD_PIPELINE_H
 
+#include <sys/queue.h>
+
 #include "counterd/ingest.h"
 #include "counterd/stats.h"
 #include "lib/config.h"
@@ -41,6 +43,20 @@ void pipeline_set_limits(struct pipeline *pipeline, const struct pipeline_limits
 
 /* Something has been received: makes sure that a tick comes. */
 void pipeline_poke(struct pipeline *pipeline);
+
+/* Somebody who wants to know when what has been received so far is in Redis. Belongs to who waits, and must
+ * stay where it is until it was told or cancelled. */
+struct pipeline_wait {
+    void *context;
+    void (*on_stored)(void *context); /* called from the loop, never from pipeline_wait() */
+    uint64_t table;                   /* the pipeline's: number of the table that has to be stored */
+    TAILQ_ENTRY(pipeline_wait) link;
+};
+
+/* Tells when all that was received before this call is in Redis. Who waits makes the tables swap as soon as
+ * the one before is stored, without regard to coalesce_ms; all who wait meanwhile share the next swap. */
+void pipeline_wait(struct pipeline *pipeline, struct pipeline_wait *wait);
+void pipeline_cancel(struct pipeline *pipeline, struct pipeline_wait *wait);
 
 /* Nothing more will be received: stores what is there, giving up when Redis makes no progress for its
  * timeout, and calls on_done. */

@@ -46,15 +46,15 @@ uint64_t status_sum(const struct status_view *view, size_t stats_offset)
 {
     uint64_t sum = 0;
 
-    for (size_t i = 0; i < view->workers_len; i++)
-        sum += counter_get((const counter *)((const char *)worker_stats(view->workers[i]) + stats_offset));
+    for (size_t i = 0; i < view->stats_len; i++)
+        sum += counter_get((const counter *)((const char *)view->stats[i] + stats_offset));
     return sum;
 }
 
 static bool redis_ready(const struct status_view *view)
 {
-    for (size_t i = 0; i < view->workers_len; i++)
-        if (!atomic_load(&worker_stats(view->workers[i])->redis_ready))
+    for (size_t i = 0; i < view->stats_len; i++)
+        if (!atomic_load(&view->stats[i]->redis_ready))
             return false;
     return true;
 }
@@ -103,8 +103,8 @@ static void add_samples(cJSON *root, const struct status_view *view)
     struct sample samples[SAMPLES_MAX];
     char escaped[LOG_TEXT_BYTES];
 
-    for (size_t i = 0; i < view->workers_len; i++) {
-        size_t len = samples_copy(&worker_stats(view->workers[i])->samples, samples);
+    for (size_t i = 0; i < view->stats_len; i++) {
+        size_t len = samples_copy(&view->stats[i]->samples, samples);
         for (size_t j = 0; j < len; j++) {
             cJSON *item = cJSON_CreateObject();
             cJSON_AddStringToObject(item, "reason", reject_name(samples[j].reject));
@@ -192,7 +192,7 @@ char *status_json(const struct status_view *view)
     add_number(root, "kernel_dropped", add_listeners(root, view));
     group = cJSON_AddObjectToObject(root, "table");
     add_number(group, "keys", SUM(view, keys));
-    add_number(group, "keys_max", (uint64_t)view->config->keys_max * view->workers_len);
+    add_number(group, "keys_max", (uint64_t)view->config->keys_max * view->stats_len);
     add_number(group, "bytes", SUM(view, table_bytes));
     add_number(group, "overflow", SUM(view, overflow));
     add_number(root, "pending", accepted > stored ? accepted - stored : 0);

@@ -1,4 +1,5 @@
-/* http - GET /healthz, /readyz and /v1/status for people, load balancers and monitoring, and POST /v1/increments
+/* http - GET /healthz, /readyz and /v1/status for people, load balancers and monitoring, and POST
+ * /v1/increments
  *
  * Runs on the main thread's loop, so that it never holds a worker up.
  */

@@ -186,6 +186,8 @@ static const char *unavailable(const struct increments *increments)
         return "stopping; nothing was counted";
     if (!atomic_load(&increments->stats.redis_ready))
         return "Redis can't be used now; nothing was counted";
+    if (pipeline_is_crowded(increments->pipeline))
+        return "Redis is slow, and memory is nearly full; nothing was counted";
     return NULL;
 }
 
@@ -224,7 +226,8 @@ void increments_post(struct increments *increments, struct evhttp_request *reque
     pipeline_wait(increments->pipeline, &posting->wait);
 }
 
-static void on_tick(void *context)
+/* There is nothing of ours to be done. */
+static void on_nothing(void *context)
 {
     (void)context;
 }
@@ -240,8 +243,11 @@ struct increments *increments_new(struct event_base *base, const struct config *
                                   void (*on_done)(void *context))
 {
     struct increments *increments = calloc(1, sizeof(*increments));
-    struct pipeline_options options = {
-        .base = base, .config = config, .on_tick = on_tick, .on_done = on_pipeline_done};
+    struct pipeline_options options = {.base = base,
+                                       .config = config,
+                                       .on_tick = on_nothing,
+                                       .on_room = on_nothing,
+                                       .on_done = on_pipeline_done};
 
     if (!increments)
         return NULL;

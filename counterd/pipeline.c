@@ -37,6 +37,7 @@ struct pipeline {
     bool tick_armed, swap_due, finishing, done;
     unsigned in_flight;
     int64_t coalesce_ms;
+    size_t keys_max;
     int64_t refused_logged_ms; /* 0 = never */
     char writer[ID_LEN + 1];
     bool refused[SHARDS_MAX];
@@ -119,6 +120,7 @@ static void swap(struct pipeline *pipeline)
     pipeline->swaps++;
     ingest_set_table(pipeline->options.ingest, filling_table(pipeline));
     outbox_drain(pipeline->outbox, pipeline->tables[pipeline->filling ^ 1], filling_table(pipeline));
+    pipeline->options.on_room(pipeline->options.context);
     send_all(pipeline);
 }
 
@@ -289,6 +291,7 @@ struct pipeline *pipeline_new(const struct pipeline_options *options)
         return NULL;
     pipeline->options = *options;
     pipeline->coalesce_ms = limits.coalesce_ms;
+    pipeline->keys_max = limits.keys_max;
     pipeline->swaps = 1;
     TAILQ_INIT(&pipeline->waits);
     id_new(pipeline->writer);
@@ -328,25 +331,37 @@ void pipeline_free(struct pipeline *pipeline)
 void pipeline_set_limits(struct pipeline *pipeline, const struct pipeline_limits *limits)
 {
     pipeline->coalesce_ms = limits->coalesce_ms;
+    pipeline->keys_max = limits->keys_max;
     table_set_keys_max(pipeline->tables[0], limits->keys_max);
     table_set_keys_max(pipeline->tables[1], limits->keys_max);
     outbox_set_history_bytes(pipeline->outbox, limits->history_bytes);
 }
 
+bool pipeline_is_crowded(const struct pipeline *pipeline)
+{
+    return table_keys(filling_table(pipeline)) >= pipeline->keys_max / 4 * 3;
+}
+
+static void arm_tick(struct pipeline *pipeline, int64_t ms)
+{
+    pipeline->tick_armed = true;
+    arm(pipeline->tick, ms);
+}
+
 void pipeline_poke(struct pipeline *pipeline)
 {
-    if (pipeline->tick_armed)
-        return;
-    pipeline->tick_armed = true;
-    arm(pipeline->tick, pipeline->coalesce_ms);
+    /* A table that is nearly full does not wait for its time. */
+    if (pipeline_is_crowded(pipeline) && outbox_drained(pipeline->outbox))
+        arm_tick(pipeline, 0);
+    else if (!pipeline->tick_armed)
+        arm_tick(pipeline, pipeline->coalesce_ms);
 }
 
 void pipeline_wait(struct pipeline *pipeline, struct pipeline_wait *wait)
 {
     wait->table = pipeline->swaps;
     TAILQ_INSERT_TAIL(&pipeline->waits, wait, link);
-    pipeline->tick_armed = true;
-    arm(pipeline->tick, 0);
+    arm_tick(pipeline, 0);
 }
 
 void pipeline_cancel(struct pipeline *pipeline, struct pipeline_wait *wait)

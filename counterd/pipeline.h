@@ -32,6 +32,7 @@ struct pipeline_options {
     struct stats *stats;         /* kept */
     void *context;
     void (*on_tick)(void *context); /* every coalesce_ms while there is traffic */
+    void (*on_room)(void *context); /* the tables have swapped, so pipeline_is_crowded() may have ended */
     void (*on_done)(void *context); /* after pipeline_finish(): all is stored, or time is up */
 };
 
@@ -40,6 +41,9 @@ struct pipeline *pipeline_new(const struct pipeline_options *options);
 void pipeline_free(struct pipeline *pipeline);
 
 void pipeline_set_limits(struct pipeline *pipeline, const struct pipeline_limits *limits);
+
+/* The table that fills is nearly full of keys: whoever can wait should, until on_room. */
+bool pipeline_is_crowded(const struct pipeline *pipeline);
 
 /* Something has been received: makes sure that a tick comes. */
 void pipeline_poke(struct pipeline *pipeline);

@@ -168,6 +168,18 @@ static void on_deadline(evutil_socket_t fd, short events, void *data)
     pipeline->options.on_done(pipeline->options.context);
 }
 
+/* Redis may have come back with less than it had acknowledged. A shard with something to send finds out by
+ * that; the others ask, or it would stay unseen until their next increment. */
+static void probe_all(struct pipeline *pipeline)
+{
+    for (uint32_t shard = 0; shard < pipeline->options.config->shards; shard++) {
+        uint64_t seq = outbox_probe(pipeline->outbox, shard);
+        if (seq > 0)
+            store_probe(pipeline->store, shard, pipeline->writer, outbox_durable(pipeline->outbox, shard),
+                        seq);
+    }
+}
+
 static void on_ready(void *context)
 {
     struct pipeline *pipeline = context;
@@ -175,6 +187,7 @@ static void on_ready(void *context)
     atomic_store(&pipeline->options.stats->redis_ready, true);
     log_event(LOG_LEVEL_INFO, "redis_ready", "writer=%s", pipeline->writer);
     memset(pipeline->refused, 0, sizeof(pipeline->refused));
+    probe_all(pipeline);
     send_all(pipeline);
 }
 
@@ -250,6 +263,17 @@ static void rewind_shard(struct pipeline *pipeline, uint32_t shard, uint64_t las
     }
 }
 
+static void on_gap(void *context, uint32_t shard, uint64_t last)
+{
+    struct pipeline *pipeline = context;
+
+    /* A batch that was sent meanwhile will be told the same, and is what the next answer belongs to. */
+    if (outbox_probe(pipeline->outbox, shard) == 0)
+        return;
+    rewind_shard(pipeline, shard, last);
+    send_shard(pipeline, shard);
+}
+
 static void on_reply(void *context, uint32_t shard, enum store_reply reply, uint64_t seq, const char *why)
 {
     struct pipeline *pipeline = context;
@@ -285,7 +309,7 @@ struct pipeline *pipeline_new(const struct pipeline_options *options)
     struct pipeline_limits limits = pipeline_limits_of(config);
     struct outbox_options outbox_options = {(uint32_t)config->shards, BATCH_KEYS_MAX, limits.history_bytes};
     struct pipeline *pipeline = calloc(1, sizeof(*pipeline));
-    struct store_callbacks callbacks = {pipeline, on_ready, on_lost, on_reply};
+    struct store_callbacks callbacks = {pipeline, on_ready, on_lost, on_reply, on_gap};
 
     if (!pipeline)
         return NULL;

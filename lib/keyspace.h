@@ -61,6 +61,7 @@ enum script_id {
     SCRIPT_RELEASE,
     SCRIPT_PEEK,
     SCRIPT_STATE,
+    SCRIPT_PROBE,
     SCRIPT_COUNT
 };
 

@@ -69,10 +69,11 @@ static ssize_t receive_datagrams(struct receiver *receiver, struct listener *lis
         bool cut = message->msg_hdr.msg_flags & MSG_TRUNC;
         if (cut)
             counter_add(&receiver->options.stats->truncated, 1);
-        ingest_lines(receiver->options.ingest, (struct span){receiver->slots[i].iov_base, message->msg_len},
-                     cut);
+        ingest_gather(receiver->options.ingest, (struct span){receiver->slots[i].iov_base, message->msg_len},
+                      cut);
         bytes += message->msg_len;
     }
+    ingest_settle(receiver->options.ingest);
     counter_add(&listener->datagrams, (uint64_t)count);
     counter_add(&listener->bytes, bytes);
     counter_add(&receiver->options.stats->datagrams, (uint64_t)count);

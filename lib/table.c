@@ -6,44 +6,70 @@
 #include "lib/decimal.h"
 #include "lib/keyspace.h"
 
-#define SLOTS_MIN 1024
+#define SLOTS_MIN 1024 /* a power of two */
 
-/* Keys lie in the arena as a length byte and the bytes, at multiples of 8, so that 32 bits reach 32 GiB.
- * Place 0 is never used: it marks a free slot, and the end of a chain. */
+/* Entries lie in the arena at multiples of 8, so that 32 bits reach 32 GiB. Place 0 is never used: it marks a
+ * free slot, and the end of a chain. */
 #define ARENA_UNIT  8
 #define ARENA_BYTES 4096
 
 /* OVERFLOW_KEY lies in front of all others and is never taken away, so that it needs no memory to come. */
 #define OVERFLOW_AT 1
 
+/* Half of the hash is enough to place an entry, also in a larger index, and to tell it from nearly all
+ * others: looking a key up touches one slot and one entry, and growing touches no entry at all. */
 struct slot {
-    uint64_t hash;
+    uint32_t hash;
+    uint32_t entry_at; /* in units of the arena; 0 = free */
+};
+
+struct entry {
     int64_t micros;
     uint64_t events;
-    uint32_t key_at; /* in units of the arena; 0 = free */
-    uint32_t next;   /* index + 1 of the next slot of this shard; 0 = last */
+    uint32_t next_at; /* of this shard; 0 = last */
+    uint8_t key_len;
+    char key[];
 };
 
 struct table {
     struct slot *slots;
-    size_t mask; /* slots - 1; a power of two */
+    size_t mask; /* slots - 1 */
     size_t keys, keys_max;
     uint64_t events;
-    unsigned char *arena;
+    char *arena;
     size_t arena_used, arena_bytes;
     uint32_t shards;
     bool draining;
-    uint32_t heads[]; /* by shard: index + 1 of its first slot */
+    uint32_t heads[]; /* by shard: where its first entry is */
 };
 
-static size_t arena_size(size_t key_len)
+static size_t entry_size(size_t key_len)
 {
-    return (1 + key_len + ARENA_UNIT - 1) / ARENA_UNIT * ARENA_UNIT;
+    return (offsetof(struct entry, key) + key_len + ARENA_UNIT - 1) / ARENA_UNIT * ARENA_UNIT;
+}
+
+static struct entry *entry_at(const struct table *table, uint32_t at)
+{
+    return (struct entry *)(table->arena + (size_t)at * ARENA_UNIT);
+}
+
+/* The low bits choose the shard. */
+static uint32_t slot_hash(uint64_t hash)
+{
+    return (uint32_t)(hash >> 32);
+}
+
+static void write_entry(struct table *table, uint32_t at, struct span key)
+{
+    struct entry *entry = entry_at(table, at);
+
+    entry->key_len = (uint8_t)key.len;
+    memcpy(entry->key, key.ptr, key.len);
 }
 
 static void clear_arena(struct table *table)
 {
-    table->arena_used = OVERFLOW_AT * ARENA_UNIT + arena_size(strlen(OVERFLOW_KEY));
+    table->arena_used = OVERFLOW_AT * ARENA_UNIT + entry_size(strlen(OVERFLOW_KEY));
 }
 
 struct table *table_new(uint32_t shards, size_t keys_max)
@@ -62,8 +88,7 @@ struct table *table_new(uint32_t shards, size_t keys_max)
         table_free(table);
         return NULL;
     }
-    table->arena[OVERFLOW_AT * ARENA_UNIT] = strlen(OVERFLOW_KEY);
-    memcpy(table->arena + OVERFLOW_AT * ARENA_UNIT + 1, OVERFLOW_KEY, strlen(OVERFLOW_KEY));
+    write_entry(table, OVERFLOW_AT, span_of(OVERFLOW_KEY));
     clear_arena(table);
     return table;
 }
@@ -82,32 +107,47 @@ void table_set_keys_max(struct table *table, size_t keys_max)
     table->keys_max = keys_max;
 }
 
-static struct span key_of(const struct table *table, const struct slot *slot)
+static struct span key_of(const struct entry *entry)
 {
-    const unsigned char *at = table->arena + (size_t)slot->key_at * ARENA_UNIT;
+    return (struct span){entry->key, entry->key_len};
+}
 
-    return (struct span){(const char *)at + 1, at[0]};
+static uint64_t load_word(const char *at)
+{
+    uint64_t word;
+
+    memcpy(&word, at, sizeof(word));
+    return word;
+}
+
+/* As memcmp() would tell, but without a call for what is usually two or three words. */
+static inline bool is_key_of(const struct entry *entry, struct span key)
+{
+    size_t word = sizeof(uint64_t), at = 0;
+
+    if (entry->key_len != key.len)
+        return false;
+    if (key.len < word)
+        return memcmp(entry->key, key.ptr, key.len) == 0;
+    for (; at + word < key.len; at += word)
+        if (load_word(entry->key + at) != load_word(key.ptr + at))
+            return false;
+    /* The last word overlaps with the one before, unless the length is a multiple. */
+    return load_word(entry->key + key.len - word) == load_word(key.ptr + key.len - word);
 }
 
 /* The slot that holds the key, or the free one where it belongs. */
-static struct slot *find_slot(const struct table *table, struct span key, uint64_t hash)
+static inline struct slot *find_slot(const struct table *table, struct span key, uint64_t hash)
 {
-    size_t i = hash & table->mask;
+    size_t i = slot_hash(hash) & table->mask;
 
     for (;;) {
         struct slot *slot = &table->slots[i];
-        if (slot->key_at == 0 || (slot->hash == hash && span_equal(key_of(table, slot), key)))
+        if (slot->entry_at == 0 ||
+            (slot->hash == slot_hash(hash) && is_key_of(entry_at(table, slot->entry_at), key)))
             return slot;
         i = (i + 1) & table->mask;
     }
-}
-
-static void chain(struct table *table, struct slot *slot)
-{
-    uint32_t *head = &table->heads[keyspace_shard(slot->hash, table->shards)];
-
-    slot->next = *head;
-    *head = (uint32_t)(slot - table->slots) + 1;
 }
 
 static bool grow_slots(struct table *table)
@@ -115,114 +155,162 @@ static bool grow_slots(struct table *table)
     size_t mask = table->mask * 2 + 1;
     struct slot *old = table->slots, *slots;
 
-    /* Chains hold index + 1 in 32 bits. */
     if (mask >= UINT32_MAX)
         return false;
     slots = calloc(mask + 1, sizeof(*slots));
     if (!slots)
         return false;
-    memset(table->heads, 0, table->shards * sizeof(table->heads[0]));
-    table->slots = slots;
     for (size_t i = 0; i <= table->mask; i++) {
         size_t at = old[i].hash & mask;
-        if (old[i].key_at == 0)
+        if (old[i].entry_at == 0)
             continue;
-        while (slots[at].key_at != 0)
+        while (slots[at].entry_at != 0)
             at = (at + 1) & mask;
         slots[at] = old[i];
-        chain(table, &slots[at]);
     }
+    table->slots = slots;
     table->mask = mask;
     free(old);
     return true;
 }
 
-/* Room for the key in the arena; 0 when there is none. */
-static uint32_t store_key(struct table *table, struct span key)
+/* Room for an entry of the key in the arena; 0 when there is none. */
+static uint32_t new_entry(struct table *table, struct span key)
 {
     size_t at = table->arena_used;
-    size_t end = at + arena_size(key.len);
+    size_t end = at + entry_size(key.len);
 
     if (end / ARENA_UNIT > UINT32_MAX)
         return 0;
     if (end > table->arena_bytes) {
-        unsigned char *arena = realloc(table->arena, table->arena_bytes * 2);
+        char *arena = realloc(table->arena, table->arena_bytes * 2);
         if (!arena)
             return 0;
         table->arena = arena;
         table->arena_bytes *= 2;
     }
-    table->arena[at] = (unsigned char)key.len;
-    memcpy(table->arena + at + 1, key.ptr, key.len);
+    write_entry(table, (uint32_t)(at / ARENA_UNIT), key);
     table->arena_used = end;
     return (uint32_t)(at / ARENA_UNIT);
 }
 
-static enum table_result insert(struct table *table, struct slot *slot, const struct table_item *item)
+/* Apart, so that adding to a key that is there already stays short. */
+static __attribute__((noinline)) enum table_result insert(struct table *table, struct slot *slot,
+                                                          const struct table_item *item)
 {
-    /* At two thirds the next key would wait behind others too often. Without memory to grow it fills up to
-     * the last slot but one; find_slot() needs a free one to end at. */
+    /* At two thirds the next key would wait behind others too often. Without memory to grow it fills up;
+     * one slot is OVERFLOW_KEY's, and find_slot() needs a free one to end at. */
     bool crowded = (table->keys + 1) * 3 > (table->mask + 1) * 2;
+    bool overflow = span_is(item->key, OVERFLOW_KEY);
+    uint32_t *head = &table->heads[keyspace_shard(item->hash, table->shards)];
+    struct entry *entry;
+    uint32_t at;
 
-    if (table->keys >= table->keys_max &&
-        !(table->keys == table->keys_max && span_is(item->key, OVERFLOW_KEY)))
+    if (table->keys >= table->keys_max && !(table->keys == table->keys_max && overflow))
         return TABLE_FULL;
     if (crowded && grow_slots(table))
         slot = find_slot(table, item->key, item->hash);
-    if (table->keys == table->mask)
+    if (table->keys + !overflow >= table->mask)
         return TABLE_FULL;
-    slot->key_at = store_key(table, item->key);
-    if (slot->key_at == 0)
+    at = overflow ? OVERFLOW_AT : new_entry(table, item->key);
+    if (at == 0)
         return TABLE_FULL;
-    slot->hash = item->hash;
-    slot->micros = item->micros;
-    slot->events = item->events;
-    chain(table, slot);
+    entry = entry_at(table, at);
+    entry->micros = item->micros;
+    entry->events = item->events;
+    entry->next_at = *head;
+    *head = at;
+    *slot = (struct slot){slot_hash(item->hash), at};
     table->keys++;
+    table->events += item->events;
+    return TABLE_OK;
+}
+
+static inline enum table_result add(struct table *table, const struct table_item *item)
+{
+    struct slot *slot = find_slot(table, item->key, item->hash);
+    struct entry *entry;
+    int64_t sum;
+
+    if (slot->entry_at == 0)
+        return insert(table, slot, item);
+    entry = entry_at(table, slot->entry_at);
+    if (__builtin_add_overflow(entry->micros, item->micros, &sum))
+        return TABLE_RANGE;
+    if (item->events > 0 && (sum > MICROS_MAX || sum < -MICROS_MAX))
+        return TABLE_RANGE;
+    entry->micros = sum;
+    entry->events += item->events;
     table->events += item->events;
     return TABLE_OK;
 }
 
 enum table_result table_add(struct table *table, const struct table_item *item)
 {
-    struct slot *slot = find_slot(table, item->key, item->hash);
-    int64_t sum;
-
     assert(!table->draining);
-    if (slot->key_at == 0)
-        return insert(table, slot, item);
-    if (__builtin_add_overflow(slot->micros, item->micros, &sum))
-        return TABLE_RANGE;
-    if (item->events > 0 && (sum > MICROS_MAX || sum < -MICROS_MAX))
-        return TABLE_RANGE;
-    slot->micros = sum;
-    slot->events += item->events;
-    table->events += item->events;
-    return TABLE_OK;
+    return add(table, item);
+}
+
+/* Loads ahead what adding the items is going to touch, so that their cache misses run side by side. */
+static void prefetch(const struct table *table, const struct table_item *items, size_t len)
+{
+    for (size_t i = 0; i < len; i++)
+        __builtin_prefetch(&table->slots[slot_hash(items[i].hash) & table->mask], 1);
+    for (size_t i = 0; i < len; i++) {
+        /* Usually the right one, or the beginning of a short walk. */
+        const struct slot *slot = &table->slots[slot_hash(items[i].hash) & table->mask];
+        __builtin_prefetch(entry_at(table, slot->entry_at), 1);
+    }
+}
+
+size_t table_add_all(struct table *table, const struct table_item *items, size_t len,
+                     enum table_result *ret_result)
+{
+    assert(!table->draining);
+    prefetch(table, items, len);
+    *ret_result = TABLE_OK;
+    for (size_t i = 0; i < len; i++) {
+        enum table_result result = add(table, &items[i]);
+        if (result != TABLE_OK) {
+            *ret_result = result;
+            return i;
+        }
+    }
+    return len;
+}
+
+/* Frees the slots from where the key belongs up to the next free one, its own among them. Others' may be too:
+ * while the table drains nothing is looked up, and they find theirs free or at the end of such a row. */
+static void free_slots(struct table *table, uint64_t hash)
+{
+    for (size_t i = slot_hash(hash) & table->mask; table->slots[i].entry_at != 0; i = (i + 1) & table->mask)
+        table->slots[i].entry_at = 0;
 }
 
 bool table_pop(struct table *table, uint32_t shard, struct table_item *ret_item)
 {
     uint32_t head = table->heads[shard];
-    struct slot *slot;
+    struct entry *entry;
+    struct table_item item;
 
     if (head == 0)
         return false;
-    slot = &table->slots[head - 1];
-    *ret_item = (struct table_item){
-        .key = key_of(table, slot),
-        .hash = slot->hash,
-        .micros = slot->micros,
-        .events = slot->events,
+    entry = entry_at(table, head);
+    __builtin_prefetch(entry_at(table, entry->next_at));
+    item = (struct table_item){
+        .key = key_of(entry),
+        .hash = keyspace_hash(key_of(entry)),
+        .micros = entry->micros,
+        .events = entry->events,
     };
-    table->heads[shard] = slot->next;
-    table->events -= slot->events;
+    table->heads[shard] = entry->next_at;
+    free_slots(table, item.hash);
+    table->events -= item.events;
     table->keys--;
-    /* While it drains nothing is looked up, so slots may be freed in any order. */
-    memset(slot, 0, sizeof(*slot));
     table->draining = table->keys > 0;
     if (!table->draining)
         clear_arena(table);
+    *ret_item = item;
     return true;
 }
 

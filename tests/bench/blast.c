@@ -19,25 +19,19 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "tests/bench/pool.h"
+
 #define BATCH        64
-#define LINE_BYTES   80
 #define PACKET_MAX   65000 /* of all segments together */
-#define POOL_LINES   (1U << 20)
 #define NS_PER_S     UINT64_C(1000000000)
 #define SLEEP_NS_MIN 60000 /* a shorter pause is not worth a sleep */
 
 struct options {
     uint16_t port;
     double seconds;
-    uint32_t keys, lines, segments;
+    struct pool_options pool;
+    uint32_t segments;
     uint64_t rate; /* datagrams per second; 0 = as fast as it goes */
-    int tags;
-};
-
-/* Datagrams of the same length, one behind the other. */
-struct pool {
-    char *bytes;
-    size_t datagrams, datagram_bytes;
 };
 
 static void fail(const char *what)
@@ -52,64 +46,6 @@ static uint64_t now_ns(void)
 
     clock_gettime(CLOCK_MONOTONIC, &time);
     return (uint64_t)time.tv_sec * NS_PER_S + (uint64_t)time.tv_nsec;
-}
-
-static uint64_t next_random(uint64_t *state)
-{
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    return *state;
-}
-
-static void shuffle(uint32_t *keys, uint32_t len, uint64_t *state)
-{
-    for (uint32_t i = len - 1; i > 0; i--) {
-        uint32_t j = (uint32_t)(next_random(state) % (i + 1));
-        uint32_t key = keys[i];
-        keys[i] = keys[j];
-        keys[j] = key;
-    }
-}
-
-/* Always the same length, as GSO asks for datagrams of one size. */
-static size_t write_line(char *at, uint32_t key, char digit, int tags)
-{
-    int len;
-
-    if (tags)
-        len = snprintf(at, LINE_BYTES, "web.page.views:%c|c|#env:prod,host:web%03u,page:%05u\n", digit,
-                       key % 1000, key / 1000);
-    else
-        len = snprintf(at, LINE_BYTES, "web.page.views.%07u:%c|c\n", key, digit);
-    return (size_t)len;
-}
-
-static struct pool make_pool(const struct options *options)
-{
-    uint64_t state = 0x9e3779b97f4a7c15;
-    uint32_t per_cycle = options->keys, at_key = per_cycle;
-    uint32_t lines = options->keys > POOL_LINES ? options->keys : POOL_LINES;
-    struct pool pool = {.datagrams = lines / options->lines};
-    uint32_t *keys = malloc(per_cycle * sizeof(*keys));
-    char *at;
-
-    pool.datagrams = (pool.datagrams + BATCH - 1) / BATCH * BATCH;
-    at = pool.bytes = malloc(pool.datagrams * options->lines * LINE_BYTES);
-    if (!keys || !pool.bytes)
-        fail("no memory");
-    for (uint32_t i = 0; i < per_cycle; i++)
-        keys[i] = i;
-    for (size_t i = 0; i < pool.datagrams * options->lines; i++) {
-        if (at_key == per_cycle) {
-            shuffle(keys, per_cycle, &state);
-            at_key = 0;
-        }
-        at += write_line(at, keys[at_key++], (char)('1' + next_random(&state) % 9), options->tags);
-    }
-    pool.datagram_bytes = (size_t)(at - pool.bytes) / pool.datagrams;
-    free(keys);
-    return pool;
 }
 
 static int open_socket(const struct options *options, size_t datagram_bytes)
@@ -180,26 +116,26 @@ static uint64_t blast(const struct options *options, const struct pool *pool, in
 
 static struct options read_options(int argc, char **argv)
 {
-    struct options options = {.seconds = 2, .keys = 10000, .lines = 1, .segments = 1};
+    struct options options = {.seconds = 2, .pool = {.keys = 10000, .lines = 1}, .segments = 1};
     int option;
 
     while ((option = getopt(argc, argv, "s:k:l:r:tg:")) >= 0) {
         if (option == 's')
             options.seconds = strtod(optarg, NULL);
         else if (option == 'k')
-            options.keys = (uint32_t)strtoul(optarg, NULL, 10);
+            options.pool.keys = (uint32_t)strtoul(optarg, NULL, 10);
         else if (option == 'l')
-            options.lines = (uint32_t)strtoul(optarg, NULL, 10);
+            options.pool.lines = (uint32_t)strtoul(optarg, NULL, 10);
         else if (option == 'r')
             options.rate = strtoull(optarg, NULL, 10);
         else if (option == 't')
-            options.tags = 1;
+            options.pool.tags = 1;
         else if (option == 'g')
             options.segments = (uint32_t)strtoul(optarg, NULL, 10);
         else
             exit(64);
     }
-    if (optind + 1 != argc || options.keys < 1 || options.lines < 1 || options.segments < 1 ||
+    if (optind + 1 != argc || options.pool.keys < 1 || options.pool.lines < 1 || options.segments < 1 ||
         options.segments > 64) {
         fputs("usage: blast PORT [-s SECONDS] [-k KEYS] [-l LINES] [-r RATE] [-t] [-g SEGMENTS]\n", stderr);
         exit(64);
@@ -211,12 +147,14 @@ static struct options read_options(int argc, char **argv)
 int main(int argc, char **argv)
 {
     struct options options = read_options(argc, argv);
-    struct pool pool = make_pool(&options);
+    struct pool pool = pool_new(&options.pool);
     struct rusage before, after;
     uint64_t ns, sent;
     double cpu;
     int fd;
 
+    if (!pool.bytes)
+        fail("no memory");
     if (pool.datagram_bytes * options.segments > PACKET_MAX)
         options.segments = (uint32_t)(PACKET_MAX / pool.datagram_bytes);
     /* A packet of segments must not run over the end of the pool. */
@@ -232,7 +170,7 @@ int main(int argc, char **argv)
               1e6;
     printf("{\"datagrams\": %" PRIu64 ", \"lines\": %" PRIu64 ", \"datagram_bytes\": %zu, \"seconds\": %.6f, "
            "\"cpu_seconds\": %.6f}\n",
-           sent, sent * options.lines, pool.datagram_bytes, (double)ns / 1e9, cpu);
+           sent, sent * options.pool.lines, pool.datagram_bytes, (double)ns / 1e9, cpu);
     free(pool.bytes);
     close(fd);
     return 0;

@@ -2,16 +2,21 @@
 
 #include <assert.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #include "lib/decimal.h"
 #include "lib/keyspace.h"
 
 #define SLOTS_MIN 1024 /* a power of two */
 
+/* A page of the larger kind. */
+#define HUGE_BYTES ((size_t)2 << 20)
+
 /* Entries lie in the arena at multiples of 8, so that 32 bits reach 32 GiB. Place 0 is never used: it marks a
- * free slot, and the end of a chain. */
+ * free slot. The arena grows by chunks, so that nothing is ever copied or moved. */
 #define ARENA_UNIT  8
-#define ARENA_BYTES 4096
+#define CHUNK_BYTES HUGE_BYTES
+#define CHUNK_UNITS (CHUNK_BYTES / ARENA_UNIT)
 
 /* OVERFLOW_KEY lies in front of all others and is never taken away, so that it needs no memory to come. */
 #define OVERFLOW_AT 1
@@ -26,9 +31,15 @@ struct slot {
 struct entry {
     int64_t micros;
     uint64_t events;
-    uint32_t next_at; /* of this shard; 0 = last */
+    uint32_t hash; /* as in its slot */
     uint8_t key_len;
     char key[];
+};
+
+/* The entries of a shard. Not a chain through them: what is popped next must be known before it is loaded. */
+struct list {
+    uint32_t *entries_at;
+    uint32_t len, room;
 };
 
 struct table {
@@ -36,11 +47,13 @@ struct table {
     size_t mask; /* slots - 1 */
     size_t keys, keys_max;
     uint64_t events;
-    char *arena;
-    size_t arena_used, arena_bytes;
+    char **chunks;
+    size_t chunks_len, chunks_room;
+    size_t arena_used; /* of all chunks; what is left over at the end of one counts as used */
     uint32_t shards;
     bool draining;
-    uint32_t heads[]; /* by shard: where its first entry is */
+    uint32_t overflow_shard;
+    struct list lists[]; /* by shard */
 };
 
 static size_t entry_size(size_t key_len)
@@ -50,7 +63,7 @@ static size_t entry_size(size_t key_len)
 
 static struct entry *entry_at(const struct table *table, uint32_t at)
 {
-    return (struct entry *)(table->arena + (size_t)at * ARENA_UNIT);
+    return (struct entry *)(table->chunks[at / CHUNK_UNITS] + at % CHUNK_UNITS * ARENA_UNIT);
 }
 
 /* The low bits choose the shard. */
@@ -72,19 +85,84 @@ static void clear_arena(struct table *table)
     table->arena_used = OVERFLOW_AT * ARENA_UNIT + entry_size(strlen(OVERFLOW_KEY));
 }
 
+/* Zeroed pages. `huge` asks for large ones: what is read here and there in more memory than the processor
+ * caches else waits as long for the translation of its address as for the memory itself. */
+static void *map_pages(size_t bytes, bool huge)
+{
+    size_t extra = huge ? HUGE_BYTES : 0, lead;
+    char *at = mmap(NULL, bytes + extra, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    if (at == MAP_FAILED)
+        return NULL;
+    if (!huge)
+        return at;
+    lead = -(uintptr_t)at % HUGE_BYTES;
+    if (lead > 0)
+        munmap(at, lead);
+    munmap(at + lead + bytes, extra - lead);
+    (void)madvise(at + lead, bytes, MADV_HUGEPAGE);
+    return at + lead;
+}
+
+static struct slot *new_slots(size_t count)
+{
+    size_t bytes = count * sizeof(struct slot);
+
+    return map_pages(bytes, bytes >= HUGE_BYTES);
+}
+
+static void free_slots_of(struct slot *slots, size_t count)
+{
+    if (slots)
+        munmap(slots, count * sizeof(*slots));
+}
+
+/* The first chunk is of ordinary pages: most tables never need more than a few of them. */
+static bool add_chunk(struct table *table)
+{
+    if (table->chunks_len == table->chunks_room) {
+        size_t room = table->chunks_room * 2 + 8;
+        char **chunks = realloc(table->chunks, room * sizeof(*chunks));
+        if (!chunks)
+            return false;
+        table->chunks = chunks;
+        table->chunks_room = room;
+    }
+    table->chunks[table->chunks_len] = map_pages(CHUNK_BYTES, table->chunks_len > 0);
+    if (!table->chunks[table->chunks_len])
+        return false;
+    table->chunks_len++;
+    return true;
+}
+
+/* Makes sure that so many more fit. */
+static bool make_room(struct list *list, uint32_t more)
+{
+    uint32_t room = list->room > 0 ? list->room * 2 : 8;
+    uint32_t *entries_at;
+
+    if (list->room - list->len >= more)
+        return true;
+    entries_at = realloc(list->entries_at, room * sizeof(*entries_at));
+    if (!entries_at)
+        return false;
+    list->entries_at = entries_at;
+    list->room = room;
+    return true;
+}
+
 struct table *table_new(uint32_t shards, size_t keys_max)
 {
-    struct table *table = calloc(1, sizeof(*table) + shards * sizeof(table->heads[0]));
+    struct table *table = calloc(1, sizeof(*table) + shards * sizeof(table->lists[0]));
 
     if (!table)
         return NULL;
     table->shards = shards;
     table->keys_max = keys_max;
     table->mask = SLOTS_MIN - 1;
-    table->slots = calloc(SLOTS_MIN, sizeof(*table->slots));
-    table->arena = malloc(ARENA_BYTES);
-    table->arena_bytes = ARENA_BYTES;
-    if (!table->slots || !table->arena) {
+    table->slots = new_slots(SLOTS_MIN);
+    table->overflow_shard = keyspace_shard(keyspace_hash(span_of(OVERFLOW_KEY)), shards);
+    if (!table->slots || !add_chunk(table) || !make_room(&table->lists[table->overflow_shard], 1)) {
         table_free(table);
         return NULL;
     }
@@ -97,8 +175,12 @@ void table_free(struct table *table)
 {
     if (!table)
         return;
-    free(table->slots);
-    free(table->arena);
+    for (size_t i = 0; i < table->chunks_len; i++)
+        munmap(table->chunks[i], CHUNK_BYTES);
+    for (uint32_t i = 0; i < table->shards; i++)
+        free(table->lists[i].entries_at);
+    free(table->chunks);
+    free_slots_of(table->slots, table->mask + 1);
     free(table);
 }
 
@@ -157,7 +239,7 @@ static bool grow_slots(struct table *table)
 
     if (mask >= UINT32_MAX)
         return false;
-    slots = calloc(mask + 1, sizeof(*slots));
+    slots = new_slots(mask + 1);
     if (!slots)
         return false;
     for (size_t i = 0; i <= table->mask; i++) {
@@ -168,29 +250,24 @@ static bool grow_slots(struct table *table)
             at = (at + 1) & mask;
         slots[at] = old[i];
     }
+    free_slots_of(old, table->mask + 1);
     table->slots = slots;
     table->mask = mask;
-    free(old);
     return true;
 }
 
 /* Room for an entry of the key in the arena; 0 when there is none. */
 static uint32_t new_entry(struct table *table, struct span key)
 {
-    size_t at = table->arena_used;
-    size_t end = at + entry_size(key.len);
+    size_t size = entry_size(key.len), at = table->arena_used;
 
-    if (end / ARENA_UNIT > UINT32_MAX)
+    /* None lies across the end of a chunk. */
+    if (at % CHUNK_BYTES + size > CHUNK_BYTES)
+        at = (at + CHUNK_BYTES - 1) / CHUNK_BYTES * CHUNK_BYTES;
+    if ((at + size) / ARENA_UNIT > UINT32_MAX || (at / CHUNK_BYTES == table->chunks_len && !add_chunk(table)))
         return 0;
-    if (end > table->arena_bytes) {
-        char *arena = realloc(table->arena, table->arena_bytes * 2);
-        if (!arena)
-            return 0;
-        table->arena = arena;
-        table->arena_bytes *= 2;
-    }
     write_entry(table, (uint32_t)(at / ARENA_UNIT), key);
-    table->arena_used = end;
+    table->arena_used = at + size;
     return (uint32_t)(at / ARENA_UNIT);
 }
 
@@ -202,7 +279,8 @@ static __attribute__((noinline)) enum table_result insert(struct table *table, s
      * one slot is OVERFLOW_KEY's, and find_slot() needs a free one to end at. */
     bool crowded = (table->keys + 1) * 3 > (table->mask + 1) * 2;
     bool overflow = span_is(item->key, OVERFLOW_KEY);
-    uint32_t *head = &table->heads[keyspace_shard(item->hash, table->shards)];
+    uint32_t shard = keyspace_shard(item->hash, table->shards);
+    struct list *list = &table->lists[shard];
     struct entry *entry;
     uint32_t at;
 
@@ -212,14 +290,17 @@ static __attribute__((noinline)) enum table_result insert(struct table *table, s
         slot = find_slot(table, item->key, item->hash);
     if (table->keys + !overflow >= table->mask)
         return TABLE_FULL;
+    /* OVERFLOW_KEY's list always keeps a place for it. */
+    if (!overflow && !make_room(list, 1 + (shard == table->overflow_shard)))
+        return TABLE_FULL;
     at = overflow ? OVERFLOW_AT : new_entry(table, item->key);
     if (at == 0)
         return TABLE_FULL;
     entry = entry_at(table, at);
     entry->micros = item->micros;
     entry->events = item->events;
-    entry->next_at = *head;
-    *head = at;
+    entry->hash = slot_hash(item->hash);
+    list->entries_at[list->len++] = at;
     *slot = (struct slot){slot_hash(item->hash), at};
     table->keys++;
     table->events += item->events;
@@ -281,42 +362,53 @@ size_t table_add_all(struct table *table, const struct table_item *items, size_t
 
 /* Frees the slots from where the key belongs up to the next free one, its own among them. Others' may be too:
  * while the table drains nothing is looked up, and they find theirs free or at the end of such a row. */
-static void free_slots(struct table *table, uint64_t hash)
+static void free_slots(struct table *table, uint32_t hash)
 {
-    for (size_t i = slot_hash(hash) & table->mask; table->slots[i].entry_at != 0; i = (i + 1) & table->mask)
+    for (size_t i = hash & table->mask; table->slots[i].entry_at != 0; i = (i + 1) & table->mask)
         table->slots[i].entry_at = 0;
+}
+
+/* How many pops ahead an entry is loaded, and its slot once the entry is there. */
+#define ENTRIES_AHEAD 16
+#define SLOTS_AHEAD   8
+
+static void prefetch_pops(const struct table *table, const struct list *list)
+{
+    if (list->len > ENTRIES_AHEAD)
+        __builtin_prefetch(entry_at(table, list->entries_at[list->len - 1 - ENTRIES_AHEAD]));
+    if (list->len > SLOTS_AHEAD) {
+        const struct entry *entry = entry_at(table, list->entries_at[list->len - 1 - SLOTS_AHEAD]);
+        __builtin_prefetch(&table->slots[entry->hash & table->mask], 1);
+    }
 }
 
 bool table_pop(struct table *table, uint32_t shard, struct table_item *ret_item)
 {
-    uint32_t head = table->heads[shard];
-    struct entry *entry;
-    struct table_item item;
+    struct list *list = &table->lists[shard];
+    const struct entry *entry;
 
-    if (head == 0)
+    if (list->len == 0)
         return false;
-    entry = entry_at(table, head);
-    __builtin_prefetch(entry_at(table, entry->next_at));
-    item = (struct table_item){
+    prefetch_pops(table, list);
+    entry = entry_at(table, list->entries_at[--list->len]);
+    *ret_item = (struct table_item){
         .key = key_of(entry),
         .hash = keyspace_hash(key_of(entry)),
         .micros = entry->micros,
         .events = entry->events,
     };
-    table->heads[shard] = entry->next_at;
-    free_slots(table, item.hash);
-    table->events -= item.events;
+    free_slots(table, entry->hash);
+    table->events -= entry->events;
     table->keys--;
     table->draining = table->keys > 0;
     if (!table->draining)
         clear_arena(table);
-    *ret_item = item;
     return true;
 }
 
 bool table_has(const struct table *table, uint32_t shard)
 {
-    return table->heads[shard] != 0;
+    return table->lists[shard].len > 0;
 }
 
 size_t table_keys(const struct table *table)
@@ -331,6 +423,12 @@ uint64_t table_events(const struct table *table)
 
 size_t table_bytes(const struct table *table)
 {
-    return (table->mask + 1) * sizeof(*table->slots) + table->arena_bytes + sizeof(*table) +
-           table->shards * sizeof(table->heads[0]);
+    size_t chunks = table->chunks_len * CHUNK_BYTES, lists = 0;
+
+    /* A single chunk is of ordinary pages, of which only those count that have been used. */
+    if (table->chunks_len == 1)
+        chunks = table->arena_used;
+    for (uint32_t i = 0; i < table->shards; i++)
+        lists += sizeof(table->lists[i]) + table->lists[i].room * sizeof(uint32_t);
+    return (table->mask + 1) * sizeof(*table->slots) + chunks + sizeof(*table) + lists;
 }

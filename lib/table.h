@@ -2,7 +2,7 @@
  *
  * An index of hashes by open addressing, and entries that hold their keys, in an arena. A table first fills
  * (table_add), then drains (table_pop) until it is empty, then fills again; adding to one that drains is a
- * bug. Entries of a shard are chained, so that draining costs what is in the table and never a scan of it.
+ * bug. Entries of a shard are listed, so that draining costs what is in the table and never a scan of it.
  * Memory is bounded by `keys_max` keys, not by events, and grows by doubling up to that; it is kept when
  * drained. Not thread-safe.
  */

@@ -21,6 +21,11 @@ void ingest_set_table(struct ingest *ingest, struct table *table);
  * truncated. */
 void ingest_lines(struct ingest *ingest, struct span lines, bool cut);
 
+/* The same in less time for many small pieces: they are borrowed, and may not be counted yet, until
+ * ingest_settle(). Nothing else may be called in between. */
+void ingest_gather(struct ingest *ingest, struct span lines, bool cut);
+void ingest_settle(struct ingest *ingest);
+
 /* One line, not blank, without its LF or CR LF; tells what became of it. */
 enum reject ingest_line(struct ingest *ingest, struct span line);
 

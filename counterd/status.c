@@ -23,7 +23,6 @@ struct figure {
 static const struct figure received[] = {
     FIGURE("datagrams", datagrams),
     FIGURE("bytes", bytes),
-    FIGURE("lines", lines),
     FIGURE("connections", connections),
     FIGURE("connections_refused", connections_refused),
 };
@@ -172,8 +171,9 @@ char *status_json(const struct status_view *view)
     cJSON *root = cJSON_CreateObject(), *group;
     const char *reason;
     bool ready = status_ready(view, &reason);
-    /* In this order, so that traffic in between makes neither look lost. */
-    uint64_t stored = SUM(view, appended), accepted = SUM(view, accepted);
+    /* What comes later in a line's life is read first, so that traffic in between makes nothing look lost;
+     * and who sees n lines received and none pending may rely on all n. */
+    uint64_t lines = SUM(view, lines), stored = SUM(view, appended), accepted = SUM(view, accepted);
     char *text;
 
     cJSON_AddStringToObject(root, "version", COUNTERD_VERSION);
@@ -184,6 +184,7 @@ char *status_json(const struct status_view *view)
     cJSON_AddBoolToObject(root, "ready", ready);
     cJSON_AddStringToObject(root, "not_ready", reason);
     group = add_figures(root, "received", view, received, ARRAY_LEN(received));
+    add_number(group, "lines", lines);
     add_number(group, "truncated_datagrams", SUM(view, truncated));
     add_number(root, "accepted", accepted);
     add_rejects(root, view);

@@ -94,7 +94,8 @@ class Sync(harness.Case):
         sender = threading.Thread(target=stream.sendall, args=(lines + b"SYNC end\n",))
         sender.start()
         harness.wait_until(lambda: counterd.status()["table"]["keys"] >= 75000, what="the table is nearly full")
-        self.assertTrue(sender.is_alive())
+        # Not whether the sender is done: the kernel's own buffers may hold all that is left.
+        self.assertLess(counterd.status()["accepted"], 400001)
         self.redis.signal(signal.SIGCONT)
         self.assertEqual(answers.readline(), b"SYNCED end\n")
         sender.join()

@@ -15,7 +15,6 @@ struct ingest {
     struct table *table;
     struct stats *stats;
     struct metric metrics[GATHERED_MAX];
-    struct span lines_of[GATHERED_MAX]; /* where the metrics come from */
     size_t gathered;
     char canonical[GATHERED_MAX * KEY_LEN_MAX]; /* keys of metrics with tags, one behind the other */
     size_t canonical_len;
@@ -64,73 +63,74 @@ static enum reject add_to_overflow(struct ingest *ingest, int64_t micros)
     return REJECT_OVERFLOW;
 }
 
-/* What the table did not take as it was. */
-static RARE void settle_refused(struct ingest *ingest, const struct table_item *item,
-                                enum table_result result, struct span line)
+static RARE void reject_gathered(struct ingest *ingest, const struct metric *metric, enum reject reject)
 {
-    enum reject reject = result == TABLE_RANGE ? REJECT_RANGE : add_to_overflow(ingest, item->micros);
+    ingest->fields_ignored -= metric->fields_ignored;
+    ingest_reject(ingest, reject, metric->line);
+}
+
+/* What the table did not take as it was. */
+static RARE void settle_refused(struct ingest *ingest, const struct metric *metric, enum table_result result)
+{
+    enum reject reject = result == TABLE_RANGE ? REJECT_RANGE : add_to_overflow(ingest, metric->micros);
 
     if (reject == REJECT_NONE) {
         ingest->lines++;
         ingest->accepted++;
     } else {
-        ingest_reject(ingest, reject, line);
+        reject_gathered(ingest, metric, reject);
     }
+}
+
+/* Turns the metric's key into the one with its tags; false when that is wrong. */
+static bool add_tags(struct ingest *ingest, struct metric *metric)
+{
+    char *room = ingest->canonical + ingest->canonical_len;
+    enum reject reject = metric_canonical_key(metric, room, &metric->key.len);
+
+    if (reject != REJECT_NONE) {
+        reject_gathered(ingest, metric, reject);
+        return false;
+    }
+    metric->key.ptr = room;
+    ingest->canonical_len += metric->key.len;
+    return true;
+}
+
+/* Leaves out the metrics whose tags are wrong; `ret_from` says which one an item comes from. */
+static size_t make_items(struct ingest *ingest, struct table_item *ret_items, uint8_t *ret_from)
+{
+    size_t len = 0;
+
+    for (size_t i = 0; i < ingest->gathered; i++) {
+        struct metric *metric = &ingest->metrics[i];
+        if (metric->tags.len > 0 && !add_tags(ingest, metric))
+            continue;
+        ret_items[len].key = metric->key;
+        ret_items[len].hash = keyspace_hash(metric->key);
+        ret_items[len].micros = metric->micros;
+        ret_items[len].events = 1;
+        ret_from[len++] = (uint8_t)i;
+    }
+    ingest->gathered = ingest->canonical_len = 0;
+    return len;
 }
 
 void ingest_settle(struct ingest *ingest)
 {
     struct table_item items[GATHERED_MAX];
-    size_t len = ingest->gathered, done = 0;
+    uint8_t from[GATHERED_MAX];
+    size_t len = make_items(ingest, items, from), done = 0;
 
-    for (size_t i = 0; i < len; i++) {
-        items[i].key = ingest->metrics[i].key;
-        items[i].hash = keyspace_hash(items[i].key);
-        items[i].micros = ingest->metrics[i].micros;
-        items[i].events = 1;
-    }
     while (done < len) {
         enum table_result result;
         size_t added = table_add_all(ingest->table, items + done, len - done, &result);
         ingest->lines += added;
         ingest->accepted += added;
         done += added;
-        if (result != TABLE_OK) {
-            settle_refused(ingest, &items[done], result, ingest->lines_of[done]);
-            done++;
-        }
+        if (result != TABLE_OK)
+            settle_refused(ingest, &ingest->metrics[from[done++]], result);
     }
-    ingest->gathered = ingest->canonical_len = 0;
-}
-
-/* Turns the metric's key into the one with its tags; false when that is wrong. */
-static __attribute__((noinline)) bool canonicalise(struct ingest *ingest, struct metric *metric,
-                                                   struct span line)
-{
-    char *room = ingest->canonical + ingest->canonical_len;
-    size_t key_len;
-    enum reject reject = metric_canonical_key(metric, room, &key_len);
-
-    if (reject != REJECT_NONE) {
-        ingest_reject(ingest, reject, line);
-        return false;
-    }
-    metric->key = (struct span){room, key_len};
-    ingest->canonical_len += key_len;
-    return true;
-}
-
-/* Keeps the metric at metrics[gathered]. */
-static inline void gather(struct ingest *ingest, struct span line)
-{
-    struct metric *metric = &ingest->metrics[ingest->gathered];
-
-    if (metric->tags.len > 0 && !canonicalise(ingest, metric, line))
-        return;
-    ingest->fields_ignored += metric->fields_ignored;
-    ingest->lines_of[ingest->gathered++] = line;
-    if (ingest->gathered == GATHERED_MAX)
-        ingest_settle(ingest);
 }
 
 /* The first line of `text`, of whatever kind; returns how many bytes it takes. */
@@ -139,17 +139,20 @@ static size_t gather_any(struct ingest *ingest, struct span text)
     const char *lf = memchr(text.ptr, '\n', text.len);
     struct span line = {text.ptr, lf ? (size_t)(lf - text.ptr) : text.len};
     size_t taken = line.len + (lf != NULL);
+    struct metric *metric = &ingest->metrics[ingest->gathered];
     enum reject reject;
 
     if (line.len > 0 && line.ptr[line.len - 1] == '\r')
         line.len--;
     if (line.len == 0)
         return taken;
-    reject = metric_parse(line, &ingest->metrics[ingest->gathered]);
-    if (reject == REJECT_NONE)
-        gather(ingest, line);
-    else
+    reject = metric_parse(line, metric);
+    if (reject == REJECT_NONE) {
+        ingest->fields_ignored += metric->fields_ignored;
+        ingest->gathered++;
+    } else {
         ingest_reject(ingest, reject, line);
+    }
     return taken;
 }
 
@@ -167,11 +170,13 @@ void ingest_gather(struct ingest *ingest, struct span lines, bool cut)
     struct span beginning = {lines.ptr + rest.len, lines.len - rest.len};
 
     while (rest.len > 0) {
-        size_t taken = metric_parse_plain(rest, &ingest->metrics[ingest->gathered]);
-        if (taken > 0)
-            gather(ingest, (struct span){rest.ptr, taken});
-        else
+        size_t taken;
+        ingest->gathered += metric_parse_plain(rest, &ingest->metrics[ingest->gathered],
+                                               GATHERED_MAX - ingest->gathered, &taken);
+        if (taken == 0)
             taken = gather_any(ingest, rest);
+        if (ingest->gathered == GATHERED_MAX)
+            ingest_settle(ingest);
         rest.ptr += taken;
         rest.len -= taken;
     }

@@ -93,6 +93,7 @@ static bool add_tags(struct ingest *ingest, struct metric *metric)
         return false;
     }
     metric->key.ptr = room;
+    metric->hash = keyspace_hash(metric->key);
     ingest->canonical_len += metric->key.len;
     return true;
 }
@@ -107,7 +108,7 @@ static size_t make_items(struct ingest *ingest, struct table_item *ret_items, ui
         if (metric->tags.len > 0 && !add_tags(ingest, metric))
             continue;
         ret_items[len].key = metric->key;
-        ret_items[len].hash = keyspace_hash(metric->key);
+        ret_items[len].hash = metric->hash;
         ret_items[len].micros = metric->micros;
         ret_items[len].events = 1;
         ret_from[len++] = (uint8_t)i;

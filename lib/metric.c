@@ -193,6 +193,7 @@ enum reject metric_parse(struct span line, struct metric *ret_metric)
     } else {
         reject = parse_statsd(line, &metric);
     }
+    metric.hash = keyspace_hash(metric.key);
     if (reject == REJECT_NONE)
         *ret_metric = metric;
     return reject;
@@ -204,16 +205,31 @@ enum reject metric_parse(struct span line, struct metric *ret_metric)
 /* A number of so many digits is in the range, and no value is longer unless it is wrong. */
 #define PLAIN_DIGITS_MAX 12
 
+static inline const char *parse_digits(const char *at, const char *end, uint64_t *ret_units)
+{
+    *ret_units = 0;
+    for (; at < end && (unsigned char)(*at - '0') <= 9; at++)
+        *ret_units = *ret_units * 10 + (unsigned char)(*at - '0');
+    return at;
+}
+
 /* page.home:-12|c
- *           ^^^    what is behind the number; NULL when there is none */
+ *           ^^^    what is behind the number; NULL when there is none
+ *
+ * A sign is looked for only where there is no digit: where the digits begin must not depend on a byte that is
+ * still being loaded. */
 static inline const char *parse_plain_number(const char *at, const char *end, int64_t *ret_micros)
 {
-    bool negative = at < end && *at == '-';
-    const char *first = at += negative;
-    uint64_t units = 0;
+    const char *first = at;
+    uint64_t units;
+    bool negative = false;
 
-    for (; at < end && (unsigned char)(*at - '0') <= 9; at++)
-        units = units * 10 + (unsigned char)(*at - '0');
+    at = parse_digits(first, end, &units);
+    if (__builtin_expect(at == first && end - at > 1 && *at == '-', false)) {
+        negative = true;
+        first++;
+        at = parse_digits(first, end, &units);
+    }
     if (at == first || at - first > PLAIN_DIGITS_MAX)
         return NULL;
     *ret_micros = (negative ? -(int64_t)units : (int64_t)units) * MICROS_PER_UNIT;
@@ -279,6 +295,8 @@ size_t metric_parse_plain(struct span text, struct metric *ret_metrics, size_t m
         const char *line_end = parse_plain_line(at, end, &ret_metrics[count]);
         if (!line_end)
             break;
+        /* Here, where it runs along with finding the next line, and not where it is used. */
+        ret_metrics[count].hash = keyspace_hash(ret_metrics[count].key);
         ret_metrics[count].line.len = (size_t)(line_end - at);
         at = line_end + (line_end < end);
     }

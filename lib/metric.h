@@ -32,6 +32,7 @@ const char *reject_name(enum reject reject);
 struct metric {
     struct span line;        /* borrowed, all of it, perhaps with its CR */
     struct span key;         /* borrowed from the line */
+    uint64_t hash;           /* keyspace_hash(key) */
     struct span tags;        /* what follows '#', not looked into yet; len 0 = none */
     int64_t micros;          /* sum of the values divided by the rate; within +-MICROS_MAX */
     int64_t time;            /* unix seconds of the T field; -1 = none */

@@ -15,7 +15,6 @@ struct ingest {
     struct table *table;
     struct stats *stats;
     struct metric metrics[GATHERED_MAX];
-    struct span lines_of[GATHERED_MAX]; /* where the metrics come from */
     size_t gathered;
     char canonical[GATHERED_MAX * KEY_LEN_MAX]; /* keys of metrics with tags, one behind the other */
     size_t canonical_len;
@@ -64,75 +63,105 @@ static enum reject add_to_overflow(struct ingest *ingest, int64_t micros)
     return REJECT_OVERFLOW;
 }
 
-/* What the table did not take as it was. */
-static RARE enum reject settle_refused(struct ingest *ingest, const struct table_item *item,
-                                       enum table_result result, struct span line)
+static RARE void reject_gathered(struct ingest *ingest, const struct metric *metric, enum reject reject)
 {
-    enum reject reject = result == TABLE_RANGE ? REJECT_RANGE : add_to_overflow(ingest, item->micros);
+    ingest->fields_ignored -= metric->fields_ignored;
+    ingest_reject(ingest, reject, metric->line);
+}
+
+/* What the table did not take as it was. */
+static RARE enum reject settle_refused(struct ingest *ingest, const struct metric *metric,
+                                       enum table_result result)
+{
+    enum reject reject = result == TABLE_RANGE ? REJECT_RANGE : add_to_overflow(ingest, metric->micros);
 
     if (reject == REJECT_NONE) {
         ingest->lines++;
         ingest->accepted++;
     } else {
-        ingest_reject(ingest, reject, line);
+        reject_gathered(ingest, metric, reject);
     }
     return reject;
 }
 
+/* Turns the metric's key into the one with its tags, or rejects it. */
+static enum reject add_tags(struct ingest *ingest, struct metric *metric)
+{
+    char *room = ingest->canonical + ingest->canonical_len;
+    enum reject reject = metric_canonical_key(metric, room, &metric->key.len);
+
+    if (reject != REJECT_NONE) {
+        reject_gathered(ingest, metric, reject);
+        return reject;
+    }
+    metric->key.ptr = room;
+    metric->hash = keyspace_hash(metric->key);
+    ingest->canonical_len += metric->key.len;
+    return REJECT_NONE;
+}
+
 static inline struct table_item item_of(const struct metric *metric)
 {
-    return (struct table_item){metric->key, keyspace_hash(metric->key), metric->micros, 1};
+    return (struct table_item){metric->key, metric->hash, metric->micros, 1};
+}
+
+/* Leaves out the metrics whose tags are wrong; `ret_from` says which one an item comes from. */
+static size_t make_items(struct ingest *ingest, struct table_item *ret_items, uint8_t *ret_from)
+{
+    size_t len = 0;
+
+    for (size_t i = 0; i < ingest->gathered; i++) {
+        struct metric *metric = &ingest->metrics[i];
+        if (metric->tags.len > 0 && add_tags(ingest, metric) != REJECT_NONE)
+            continue;
+        ret_items[len] = item_of(metric);
+        ret_from[len++] = (uint8_t)i;
+    }
+    ingest->gathered = ingest->canonical_len = 0;
+    return len;
 }
 
 void ingest_settle(struct ingest *ingest)
 {
     struct table_item items[GATHERED_MAX];
-    size_t len = ingest->gathered, done = 0;
+    uint8_t from[GATHERED_MAX];
+    size_t len = make_items(ingest, items, from), done = 0;
 
-    for (size_t i = 0; i < len; i++)
-        items[i] = item_of(&ingest->metrics[i]);
     while (done < len) {
         enum table_result result;
         size_t added = table_add_all(ingest->table, items + done, len - done, &result);
         ingest->lines += added;
         ingest->accepted += added;
         done += added;
-        if (result != TABLE_OK) {
-            (void)settle_refused(ingest, &items[done], result, ingest->lines_of[done]);
-            done++;
-        }
+        if (result != TABLE_OK)
+            (void)settle_refused(ingest, &ingest->metrics[from[done++]], result);
     }
-    ingest->gathered = ingest->canonical_len = 0;
 }
 
-/* Turns the metric's key into the one with its tags; false when that is wrong. */
-static __attribute__((noinline)) bool canonicalise(struct ingest *ingest, struct metric *metric,
-                                                   struct span line)
+enum reject ingest_line(struct ingest *ingest, struct span line)
 {
-    char *room = ingest->canonical + ingest->canonical_len;
-    size_t key_len;
-    enum reject reject = metric_canonical_key(metric, room, &key_len);
+    struct metric *metric = &ingest->metrics[0];
+    struct table_item item;
+    enum table_result result;
+    enum reject reject = metric_parse(line, metric);
 
     if (reject != REJECT_NONE) {
         ingest_reject(ingest, reject, line);
-        return false;
+        return reject;
     }
-    metric->key = (struct span){room, key_len};
-    ingest->canonical_len += key_len;
-    return true;
-}
-
-/* Keeps the metric at metrics[gathered]. */
-static inline void gather(struct ingest *ingest, struct span line)
-{
-    struct metric *metric = &ingest->metrics[ingest->gathered];
-
-    if (metric->tags.len > 0 && !canonicalise(ingest, metric, line))
-        return;
     ingest->fields_ignored += metric->fields_ignored;
-    ingest->lines_of[ingest->gathered++] = line;
-    if (ingest->gathered == GATHERED_MAX)
-        ingest_settle(ingest);
+    if (metric->tags.len > 0)
+        reject = add_tags(ingest, metric);
+    ingest->canonical_len = 0;
+    if (reject != REJECT_NONE)
+        return reject;
+    item = item_of(metric);
+    result = table_add(ingest->table, &item);
+    if (result != TABLE_OK)
+        return settle_refused(ingest, metric, result);
+    ingest->lines++;
+    ingest->accepted++;
+    return REJECT_NONE;
 }
 
 /* The first line of `text`, of whatever kind; returns how many bytes it takes. */
@@ -141,17 +170,20 @@ static size_t gather_any(struct ingest *ingest, struct span text)
     const char *lf = memchr(text.ptr, '\n', text.len);
     struct span line = {text.ptr, lf ? (size_t)(lf - text.ptr) : text.len};
     size_t taken = line.len + (lf != NULL);
+    struct metric *metric = &ingest->metrics[ingest->gathered];
     enum reject reject;
 
     if (line.len > 0 && line.ptr[line.len - 1] == '\r')
         line.len--;
     if (line.len == 0)
         return taken;
-    reject = metric_parse(line, &ingest->metrics[ingest->gathered]);
-    if (reject == REJECT_NONE)
-        gather(ingest, line);
-    else
+    reject = metric_parse(line, metric);
+    if (reject == REJECT_NONE) {
+        ingest->fields_ignored += metric->fields_ignored;
+        ingest->gathered++;
+    } else {
         ingest_reject(ingest, reject, line);
+    }
     return taken;
 }
 
@@ -169,11 +201,13 @@ void ingest_gather(struct ingest *ingest, struct span lines, bool cut)
     struct span beginning = {lines.ptr + rest.len, lines.len - rest.len};
 
     while (rest.len > 0) {
-        size_t taken = metric_parse_plain(rest, &ingest->metrics[ingest->gathered]);
-        if (taken > 0)
-            gather(ingest, (struct span){rest.ptr, taken});
-        else
+        size_t taken;
+        ingest->gathered += metric_parse_plain(rest, &ingest->metrics[ingest->gathered],
+                                               GATHERED_MAX - ingest->gathered, &taken);
+        if (taken == 0)
             taken = gather_any(ingest, rest);
+        if (ingest->gathered == GATHERED_MAX)
+            ingest_settle(ingest);
         rest.ptr += taken;
         rest.len -= taken;
     }
@@ -189,32 +223,6 @@ void ingest_reject(struct ingest *ingest, enum reject reject, struct span line)
         ingest->samples_left--;
         samples_add(&ingest->stats->samples, reject, line);
     }
-}
-
-enum reject ingest_line(struct ingest *ingest, struct span line)
-{
-    char canonical[KEY_LEN_MAX];
-    struct metric metric;
-    struct table_item item;
-    enum table_result result;
-    enum reject reject = metric_parse(line, &metric);
-
-    if (reject == REJECT_NONE && metric.tags.len > 0) {
-        reject = metric_canonical_key(&metric, canonical, &metric.key.len);
-        metric.key.ptr = canonical;
-    }
-    if (reject != REJECT_NONE) {
-        ingest_reject(ingest, reject, line);
-        return reject;
-    }
-    ingest->fields_ignored += metric.fields_ignored;
-    item = item_of(&metric);
-    result = table_add(ingest->table, &item);
-    if (result != TABLE_OK)
-        return settle_refused(ingest, &item, result, line);
-    ingest->lines++;
-    ingest->accepted++;
-    return REJECT_NONE;
 }
 
 void ingest_lines(struct ingest *ingest, struct span lines, bool cut)

@@ -3,8 +3,6 @@
 #include <errno.h>
 #include <event2/event.h>
 #include <inttypes.h>
-#include <netinet/in.h>
-#include <netinet/udp.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -21,9 +19,6 @@
 /* The slots do not begin at multiples of a large power of two, or all would compete for the same few lines of
  * the processor's caches. */
 #define SLOT_STRIDE (SLOT_BYTES + 4096 + 320)
-
-/* Of one cmsg with the size of a segment, which comes with datagrams that the kernel has joined (UDP GRO). */
-#define CONTROL_BYTES CMSG_SPACE(sizeof(int))
 
 /* A busy socket is not waited for, but looked at every millisecond: a wake-up for every few datagrams costs
  * sender and receiver more than the datagrams do. Busy or not is decided anew after so many turns: a socket
@@ -67,69 +62,34 @@ struct receiver {
     int64_t dropped_logged_ms; /* 0 = never */
     struct mmsghdr messages[SLOTS];
     struct iovec slots[SLOTS];
-    char controls[SLOTS][CONTROL_BYTES] __attribute__((aligned(8)));
     char *buffer; /* SLOTS * SLOT_STRIDE, mapped: a page costs memory once it is used */
 };
 
-/* How long the datagrams are of which the message is made; all but the last are equally long. */
-static size_t segment_bytes(struct mmsghdr *message)
-{
-    struct cmsghdr *control = CMSG_FIRSTHDR(&message->msg_hdr);
-    int bytes = 0;
-
-    if (control && control->cmsg_level == IPPROTO_UDP && control->cmsg_type == UDP_GRO)
-        memcpy(&bytes, CMSG_DATA(control), sizeof(bytes));
-    return bytes > 0 ? (size_t)bytes : message->msg_len;
-}
-
-/* Returns how many datagrams it was. */
-static unsigned gather_message(struct receiver *receiver, struct mmsghdr *message)
-{
-    const char *at = message->msg_hdr.msg_iov->iov_base;
-    size_t rest = message->msg_len, segment = segment_bytes(message);
-    bool cut = message->msg_hdr.msg_flags & MSG_TRUNC;
-    unsigned datagrams = 1;
-
-    if (cut)
-        counter_add(&receiver->options.stats->truncated, 1);
-    for (; rest > segment; datagrams++) {
-        ingest_gather(receiver->options.ingest, (struct span){at, segment}, false);
-        at += segment;
-        rest -= segment;
-    }
-    ingest_gather(receiver->options.ingest, (struct span){at, rest}, cut);
-    return datagrams;
-}
-
-static void offer_controls(struct receiver *receiver, bool gro)
-{
-    for (int i = 0; i < SLOTS; i++) {
-        receiver->messages[i].msg_hdr.msg_control = gro ? receiver->controls[i] : NULL;
-        receiver->messages[i].msg_hdr.msg_controllen = gro ? CONTROL_BYTES : 0;
-    }
-}
-
 /* One system call's worth of datagrams; returns how many bytes came, -1 when there was nothing. `ret_full`:
- * there may be more. */
+ * there may be more. Not with UDP_GRO: of datagrams that the kernel has joined and then drops, it counts only
+ * one. */
 static ssize_t receive_datagrams(struct receiver *receiver, struct listener *listener, bool *ret_full)
 {
-    size_t bytes = 0, datagrams = 0;
-    int count;
+    int count = recvmmsg(listener->fd, receiver->messages, SLOTS, MSG_DONTWAIT, NULL);
+    size_t bytes = 0;
 
-    offer_controls(receiver, listener->gro);
-    count = recvmmsg(listener->fd, receiver->messages, SLOTS, MSG_DONTWAIT, NULL);
     if (count <= 0)
         return -1;
     for (int i = 0; i < count; i++) {
-        datagrams += gather_message(receiver, &receiver->messages[i]);
-        bytes += receiver->messages[i].msg_len;
+        const struct mmsghdr *message = &receiver->messages[i];
+        bool cut = message->msg_hdr.msg_flags & MSG_TRUNC;
+        if (cut)
+            counter_add(&receiver->options.stats->truncated, 1);
+        ingest_gather(receiver->options.ingest, (struct span){receiver->slots[i].iov_base, message->msg_len},
+                      cut);
+        bytes += message->msg_len;
     }
     ingest_settle(receiver->options.ingest);
     /* Before the datagrams: who sees those counted finds their lines counted too. */
     ingest_publish(receiver->options.ingest);
-    counter_add(&listener->datagrams, datagrams);
+    counter_add(&listener->datagrams, (uint64_t)count);
     counter_add(&listener->bytes, bytes);
-    counter_add(&receiver->options.stats->datagrams, datagrams);
+    counter_add(&receiver->options.stats->datagrams, (uint64_t)count);
     counter_add(&receiver->options.stats->bytes, bytes);
     *ret_full = count == SLOTS;
     return (ssize_t)bytes;

@@ -181,7 +181,7 @@ static const struct verb *find_verb(struct span line)
 
 enum reject metric_parse(struct span line, struct metric *ret_metric)
 {
-    struct metric metric = {.time = -1};
+    struct metric metric = {.line = line, .time = -1};
     const struct verb *verb;
     enum reject reject;
 
@@ -193,24 +193,43 @@ enum reject metric_parse(struct span line, struct metric *ret_metric)
     } else {
         reject = parse_statsd(line, &metric);
     }
+    metric.hash = keyspace_hash(metric.key);
     if (reject == REJECT_NONE)
         *ret_metric = metric;
     return reject;
 }
 
+/* ":1|c" */
+#define PLAIN_TAIL_MIN 4
+
 /* A number of so many digits is in the range, and no value is longer unless it is wrong. */
 #define PLAIN_DIGITS_MAX 12
 
+static inline const char *parse_digits(const char *at, const char *end, uint64_t *ret_units)
+{
+    *ret_units = 0;
+    for (; at < end && (unsigned char)(*at - '0') <= 9; at++)
+        *ret_units = *ret_units * 10 + (unsigned char)(*at - '0');
+    return at;
+}
+
 /* page.home:-12|c
- *           ^^^    what is behind the number; NULL when there is none */
+ *           ^^^    what is behind the number; NULL when there is none
+ *
+ * A sign is looked for only where there is no digit: where the digits begin must not depend on a byte that is
+ * still being loaded. */
 static inline const char *parse_plain_number(const char *at, const char *end, int64_t *ret_micros)
 {
-    bool negative = at < end && *at == '-';
-    const char *first = at += negative;
-    uint64_t units = 0;
+    const char *first = at;
+    uint64_t units;
+    bool negative = false;
 
-    for (; at < end && (unsigned char)(*at - '0') <= 9; at++)
-        units = units * 10 + (unsigned char)(*at - '0');
+    at = parse_digits(first, end, &units);
+    if (__builtin_expect(at == first && end - at > 1 && *at == '-', false)) {
+        negative = true;
+        first++;
+        at = parse_digits(first, end, &units);
+    }
     if (at == first || at - first > PLAIN_DIGITS_MAX)
         return NULL;
     *ret_micros = (negative ? -(int64_t)units : (int64_t)units) * MICROS_PER_UNIT;
@@ -235,35 +254,52 @@ static __attribute__((noinline)) const char *parse_plain_tags(const char *at, co
 }
 
 /* page.home:12|c|#env:prod
- * ^^^^^^^^^ ^^   ^^^^^^^^^   key, a number, perhaps tags
+ * ^^^^^^^^^ ^^   ^^^^^^^^^   key, a number, perhaps tags; NULL when it is another kind of line
  *
  * The result is written member by member: put together elsewhere and then copied, it would be read back in
  * wider pieces than it was written in, and the processor waits for that. */
-size_t metric_parse_plain(struct span text, struct metric *ret_metric)
+static inline const char *parse_plain_line(const char *at, const char *end, struct metric *ret_metric)
 {
-    const char *at = text.ptr + text_plain_len(text), *end = text.ptr + text.len;
-    size_t key_len = (size_t)(at - text.ptr);
+    struct span text = {at, (size_t)(end - at)};
+    size_t key_len = text_plain_len(text);
 
-    if (key_len == 0 || key_len > KEY_LEN_MAX || at == end || *at != ':')
-        return 0;
+    at += key_len;
+    if (key_len - 1 >= KEY_LEN_MAX || end - at < PLAIN_TAIL_MIN || *at != ':')
+        return NULL;
     at = parse_plain_number(at + 1, end, &ret_metric->micros);
     if (!at || end - at < 2 || at[0] != '|' || at[1] != 'c')
-        return 0;
+        return NULL;
     at += 2;
+    ret_metric->line.ptr = text.ptr;
     ret_metric->key.ptr = text.ptr;
     ret_metric->key.len = key_len;
     ret_metric->tags.ptr = NULL;
     ret_metric->tags.len = 0;
     ret_metric->time = -1;
     ret_metric->fields_ignored = 0;
-    if (end - at >= 2 && at[0] == '|' && at[1] == '#') {
+    if (at == end || *at == '\n')
+        return at;
+    if (end - at >= 2 && at[0] == '|' && at[1] == '#')
         at = parse_plain_tags(at + 2, end, &ret_metric->tags);
-        if (!at)
-            return 0;
-    }
-    if (at < end && *at == '\r')
+    if (at && at < end && *at == '\r')
         at++;
-    if (at < end && *at != '\n')
-        return 0;
-    return (size_t)(at - text.ptr) + (at < end);
+    return at && (at == end || *at == '\n') ? at : NULL;
+}
+
+size_t metric_parse_plain(struct span text, struct metric *ret_metrics, size_t max, size_t *ret_taken)
+{
+    const char *at = text.ptr, *end = text.ptr + text.len;
+    size_t count;
+
+    for (count = 0; count < max && at < end; count++) {
+        const char *line_end = parse_plain_line(at, end, &ret_metrics[count]);
+        if (!line_end)
+            break;
+        /* Here, where it runs along with finding the next line, and not where it is used. */
+        ret_metrics[count].hash = keyspace_hash(ret_metrics[count].key);
+        ret_metrics[count].line.len = (size_t)(line_end - at);
+        at = line_end + (line_end < end);
+    }
+    *ret_taken = (size_t)(at - text.ptr);
+    return count;
 }

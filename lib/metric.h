@@ -30,7 +30,9 @@ enum reject {
 const char *reject_name(enum reject reject);
 
 struct metric {
+    struct span line;        /* borrowed, all of it, perhaps with its CR */
     struct span key;         /* borrowed from the line */
+    uint64_t hash;           /* keyspace_hash(key) */
     struct span tags;        /* what follows '#', not looked into yet; len 0 = none */
     int64_t micros;          /* sum of the values divided by the rate; within +-MICROS_MAX */
     int64_t time;            /* unix seconds of the T field; -1 = none */
@@ -40,15 +42,13 @@ struct metric {
 /* Parses one line, without its LF or CR LF, not blank. `ret_metric` holds something only on REJECT_NONE. */
 MUST_CHECK enum reject metric_parse(struct span line, struct metric *ret_metric);
 
-/* The same for what nearly all lines are: an ASCII key, one whole number, type c, and at most tags. Returns
- * how many bytes of `text` the first line takes, with its LF; 0 when it is of another kind, or blank: then
- * metric_parse() judges. */
-MUST_CHECK size_t metric_parse_plain(struct span text, struct metric *ret_metric);
-
-/* The same for what nearly all lines are: an ASCII key, one whole number, type c, and at most tags. Returns
- * how many bytes of `text` the first line takes, with its LF if it has one; 0 when it is of another kind, or
- * wrong, or blank: then metric_parse() judges. Reads nothing behind `text`. */
-MUST_CHECK size_t metric_parse_plain(struct span text, struct metric *ret_metric);
+/* The same for lines of the kind that nearly all are: an ASCII key, one whole number, type c, and at most
+ * tags. Parses the first `max` lines of `text` into `ret_metrics`, but stops in front of one that is of
+ * another kind, or wrong, or blank: that is for metric_parse() to judge. Returns how many there were, and how
+ * many bytes they take with their LFs. Reads nothing behind `text`; what it writes behind the metrics that it
+ * returns is rubbish. */
+MUST_CHECK size_t metric_parse_plain(struct span text, struct metric *ret_metrics, size_t max,
+                                     size_t *ret_taken);
 
 /* Writes the key with its tags in canonical form into `buf` and its length into `ret_len`. */
 MUST_CHECK enum reject metric_canonical_key(const struct metric *metric, char buf[KEY_LEN_MAX],

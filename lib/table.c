@@ -275,9 +275,10 @@ static uint32_t new_entry(struct table *table, struct span key)
 static __attribute__((noinline)) enum table_result insert(struct table *table, struct slot *slot,
                                                           const struct table_item *item)
 {
-    /* At two thirds the next key would wait behind others too often. Without memory to grow it fills up;
-     * one slot is OVERFLOW_KEY's, and find_slot() needs a free one to end at. */
-    bool crowded = (table->keys + 1) * 3 > (table->mask + 1) * 2;
+    /* Beyond one half too many keys are not where they belong: no jump that the processor can predict.
+     * Without memory to grow it fills up; one slot is OVERFLOW_KEY's, and find_slot() needs a free one to end
+     * at. */
+    bool crowded = (table->keys + 1) * 2 > table->mask + 1;
     bool overflow = span_is(item->key, OVERFLOW_KEY);
     uint32_t shard = keyspace_shard(item->hash, table->shards);
     struct list *list = &table->lists[shard];
@@ -303,10 +304,15 @@ static __attribute__((noinline)) enum table_result insert(struct table *table, s
     list->entries_at[list->len++] = at;
     *slot = (struct slot){slot_hash(item->hash), at};
     table->keys++;
-    table->events += item->events;
     return TABLE_OK;
 }
 
+static bool in_range(int64_t micros)
+{
+    return (uint64_t)micros + MICROS_MAX <= 2 * (uint64_t)MICROS_MAX;
+}
+
+/* All but the sum of the events. */
 static inline enum table_result add(struct table *table, const struct table_item *item)
 {
     struct slot *slot = find_slot(table, item->key, item->hash);
@@ -318,18 +324,22 @@ static inline enum table_result add(struct table *table, const struct table_item
     entry = entry_at(table, slot->entry_at);
     if (__builtin_add_overflow(entry->micros, item->micros, &sum))
         return TABLE_RANGE;
-    if (item->events > 0 && (sum > MICROS_MAX || sum < -MICROS_MAX))
+    if (!in_range(sum) && item->events > 0)
         return TABLE_RANGE;
     entry->micros = sum;
     entry->events += item->events;
-    table->events += item->events;
     return TABLE_OK;
 }
 
 enum table_result table_add(struct table *table, const struct table_item *item)
 {
+    enum table_result result;
+
     assert(!table->draining);
-    return add(table, item);
+    result = add(table, item);
+    if (result == TABLE_OK)
+        table->events += item->events;
+    return result;
 }
 
 /* Loads ahead what adding the items is going to touch, so that their cache misses run side by side. */
@@ -347,17 +357,20 @@ static void prefetch(const struct table *table, const struct table_item *items, 
 size_t table_add_all(struct table *table, const struct table_item *items, size_t len,
                      enum table_result *ret_result)
 {
+    uint64_t events = 0;
+    size_t done;
+
     assert(!table->draining);
     prefetch(table, items, len);
     *ret_result = TABLE_OK;
-    for (size_t i = 0; i < len; i++) {
-        enum table_result result = add(table, &items[i]);
-        if (result != TABLE_OK) {
-            *ret_result = result;
-            return i;
-        }
+    for (done = 0; done < len; done++) {
+        *ret_result = add(table, &items[done]);
+        if (*ret_result != TABLE_OK)
+            break;
+        events += items[done].events;
     }
-    return len;
+    table->events += events;
+    return done;
 }
 
 /* Frees the slots from where the key belongs up to the next free one, its own among them. Others' may be too:

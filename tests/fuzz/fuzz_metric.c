@@ -8,10 +8,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     char key[KEY_LEN_MAX];
     size_t key_len;
     struct metric plain;
-    size_t taken = metric_parse_plain((struct span){(const char *)data, len}, &plain);
+    size_t taken, count = metric_parse_plain((struct span){(const char *)data, len}, &plain, 1, &taken);
 
     /* What the short way takes for a line, the long one does too, with the same result. */
-    if (taken > 0) {
+    if (count > 0) {
         struct span line = {(const char *)data, taken};
         line.len -= line.ptr[line.len - 1] == '\n';
         line.len -= line.ptr[line.len - 1] == '\r';

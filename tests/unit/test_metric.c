@@ -87,11 +87,12 @@ static void compare_parsers(const char *text, size_t len)
     const char *lf;
     struct metric plain, metric;
     struct span line;
-    size_t taken;
+    size_t taken, count;
 
     memcpy(exact, text, len);
-    taken = metric_parse_plain((struct span){exact, len}, &plain);
-    if (taken > 0) {
+    count = metric_parse_plain((struct span){exact, len}, &plain, 1, &taken);
+    ck_assert_int_eq(count > 0, taken > 0);
+    if (count > 0) {
         lf = memchr(exact, '\n', len);
         line = (struct span){exact, lf ? (size_t)(lf - exact) : len};
         ck_assert_uint_eq(taken, line.len + (lf != NULL));
@@ -134,6 +135,7 @@ START_TEST(the_plain_parser_agrees_with_the_whole_one)
         char text[300];
         size_t len = 0;
         struct metric metric;
+        size_t taken;
         /* Half of them begin as a line should, or hardly any would be plain. */
         size_t regular = i % 2 ? 3 : 0;
         for (size_t j = 0; j < 7; j++) {
@@ -144,9 +146,33 @@ START_TEST(the_plain_parser_agrees_with_the_whole_one)
             len += strlen(text_piece);
         }
         compare_parsers(text, len);
-        plain += metric_parse_plain((struct span){text, len}, &metric) > 0;
+        plain += metric_parse_plain((struct span){text, len}, &metric, 1, &taken);
     }
     ck_assert_uint_gt(plain, 10000);
+}
+END_TEST
+
+/* How many bytes the first line takes; 0 when it is not plain. */
+static size_t plain_bytes(const char *text, struct metric *ret_metric)
+{
+    size_t taken;
+
+    return metric_parse_plain(span_of(text), ret_metric, 1, &taken) ? taken : 0;
+}
+
+START_TEST(plain_lines_are_parsed_up_to_one_that_is_not)
+{
+    struct metric metrics[4];
+    size_t taken;
+
+    ck_assert_uint_eq(metric_parse_plain(span_of("a:1|c\nb:2|c\nc:3|c|@0.1\nd:4|c\n"), metrics, 4, &taken),
+                      2);
+    ck_assert_uint_eq(taken, 12);
+    ck_assert(span_is(metrics[1].key, "b"));
+    ck_assert(span_is(metrics[1].line, "b:2|c"));
+    ck_assert_uint_eq(metric_parse_plain(span_of("a:1|c\nb:2|c\nc:3|c"), metrics, 2, &taken), 2);
+    ck_assert_uint_eq(metric_parse_plain(span_of("a:1|c\nb:2|c\nc:3|c"), metrics, 4, &taken), 3);
+    ck_assert_uint_eq(taken, 17);
 }
 END_TEST
 
@@ -154,16 +180,16 @@ START_TEST(a_plain_line_ends_where_it_does)
 {
     struct metric metric;
 
-    ck_assert_uint_eq(metric_parse_plain(span_of("a:1|c\nb:1|c"), &metric), 6);
-    ck_assert_uint_eq(metric_parse_plain(span_of("a:-1|c\r\n"), &metric), 8);
+    ck_assert_uint_eq(plain_bytes("a:1|c\nb:1|c", &metric), 6);
+    ck_assert_uint_eq(plain_bytes("a:-1|c\r\n", &metric), 8);
     ck_assert_int_eq(metric.micros, -MICROS_PER_UNIT);
-    ck_assert_uint_eq(metric_parse_plain(span_of("a:1|c|#b:c\r\n|"), &metric), 12);
+    ck_assert_uint_eq(plain_bytes("a:1|c|#b:c\r\n|", &metric), 12);
     ck_assert(span_is(metric.tags, "b:c"));
-    ck_assert_uint_eq(metric_parse_plain(span_of("a:1|c|@1"), &metric), 0);
-    ck_assert_uint_eq(metric_parse_plain(span_of("a:1|c\r"), &metric), 6);
-    ck_assert_uint_eq(metric_parse_plain(span_of("a:1|c\rb:1|c"), &metric), 0);
-    ck_assert_uint_eq(metric_parse_plain(span_of("a:1|c|#b|T1"), &metric), 0);
-    ck_assert_uint_eq(metric_parse_plain(span_of("\n"), &metric), 0);
+    ck_assert_uint_eq(plain_bytes("a:1|c|@1", &metric), 0);
+    ck_assert_uint_eq(plain_bytes("a:1|c\r", &metric), 6);
+    ck_assert_uint_eq(plain_bytes("a:1|c\rb:1|c", &metric), 0);
+    ck_assert_uint_eq(plain_bytes("a:1|c|#b|T1", &metric), 0);
+    ck_assert_uint_eq(plain_bytes("\n", &metric), 0);
 }
 END_TEST
 
@@ -174,6 +200,7 @@ static void add_tests(TCase *tests)
     tcase_add_test(tests, tags_come_to_the_same_key_in_any_order);
     tcase_add_test(tests, a_key_with_tags_takes_up_to_the_limit);
     tcase_add_test(tests, the_plain_parser_agrees_with_the_whole_one);
+    tcase_add_test(tests, plain_lines_are_parsed_up_to_one_that_is_not);
     tcase_add_test(tests, a_plain_line_ends_where_it_does);
 }
 

@@ -121,6 +121,7 @@ static int finish_run(struct session *session, const struct jobs_result *result,
         .keys = result->keys,
         .total = result->total,
         .events = result->events,
+        .quarantined = result->quarantined,
         .failure = result->failure ? result->error.text : NULL,
     };
 
@@ -142,7 +143,8 @@ static int flush_all(struct session *session, struct error *error)
     log_failures(&result, session->config);
     report_flush(session->options->style,
                  &(struct report_flush){result.keys, result.total, result.events, result.shards,
-                                        result.shards_failed, clock_monotonic_ms() - from_ms,
+                                        result.shards_failed, result.quarantined,
+                                        clock_monotonic_ms() - from_ms,
                                         result.failure ? result.error.text : NULL});
     /* Tried also when the pass failed: that is what the row is for. But then one line about it is enough. */
     if (result.fresh_ms && result.texts) {

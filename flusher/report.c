@@ -124,6 +124,7 @@ void report_flush(enum report_style style, const struct report_flush *flush)
         whole_field("rows_per_s", flush->keys * 1000 / elapsed_ms),
         whole_field("shards", flush->shards),
         whole_field("shards_failed", flush->shards_failed),
+        whole_field("quarantined", flush->quarantined),
         ms_field("seconds", flush->elapsed_ms),
         /* As text it has been logged. */
         text_field("error", style == REPORT_JSON ? flush->failure : NULL),

@@ -15,6 +15,7 @@ enum report_style {
 struct report_flush {
     int64_t keys, increments, events;
     int64_t shards, shards_failed;
+    int64_t quarantined; /* generations */
     int64_t elapsed_ms;
     const char *failure; /* NULL = none */
 };

@@ -14,8 +14,6 @@
 /* Members per read: a page holds Redis for a few milliseconds at most. */
 #define PAGE_MEMBERS "5000"
 
-#define ARGS_MAX 3 /* what a script of ours takes beyond its keys */
-
 struct source_redis {
     const struct config *config;
     redisContext *connection; /* NULL = none */
@@ -171,38 +169,54 @@ static int ensure_connected(struct source_redis *source, struct error *error)
     return r;
 }
 
+/* EVALSHA, or EVAL where the server does not know the script. */
+static int evaluate(struct source_redis *source, enum script_id id, int argc, const char **argv,
+                    size_t *lengths, redisReply **ret_reply, struct error *error)
+{
+    int r = ensure_connected(source, error);
+
+    *ret_reply = NULL;
+    if (r == 0)
+        r = command(source, argc, argv, lengths, ret_reply, error);
+    if (r < 0 || !is_error(*ret_reply, "NOSCRIPT"))
+        return r;
+    freeReplyObject(*ret_reply);
+    argv[0] = "EVAL";
+    argv[1] = scripts[id].text;
+    lengths[0] = strlen(argv[0]);
+    lengths[1] = strlen(argv[1]);
+    return command(source, argc, argv, lengths, ret_reply, error);
+}
+
 /* Gives a reply that is an array. */
 static int run_script(struct source_redis *source, enum script_id id, uint32_t shard, const struct span *args,
                       size_t args_len, redisReply **ret_reply, struct error *error)
 {
-    const char *argv[3 + SHARD_KEY_COUNT + ARGS_MAX] = {"EVALSHA", scripts[id].sha1, "7"};
-    size_t lengths[ARRAY_LEN(argv)];
+    size_t len = 3 + SHARD_KEY_COUNT + args_len, argc = 0;
+    const char **argv = calloc(len, sizeof(*argv));
+    size_t *lengths = calloc(len, sizeof(*lengths));
     struct shard_keys keys;
     redisReply *reply = NULL;
-    int argc = 3, r;
+    int r = argv && lengths ? 0 : error_set(error, -ENOMEM, "out of memory");
 
-    static_assert(SHARD_KEY_COUNT == 7, "the number of keys is spelled out above");
-    assert(args_len <= ARGS_MAX);
-    keyspace_shard_keys(&keys, source->config->namespace, shard);
-    for (int i = 0; i < SHARD_KEY_COUNT; i++)
-        argv[argc++] = keys.name[i];
-    for (int i = 0; i < argc; i++)
-        lengths[i] = strlen(argv[i]);
-    for (size_t i = 0; i < args_len; i++, argc++) {
-        argv[argc] = args[i].ptr;
-        lengths[argc] = args[i].len;
+    if (r == 0) {
+        static_assert(SHARD_KEY_COUNT == 7, "the number of keys is spelled out below");
+        argv[argc++] = "EVALSHA";
+        argv[argc++] = scripts[id].sha1;
+        argv[argc++] = "7";
+        keyspace_shard_keys(&keys, source->config->namespace, shard);
+        for (int i = 0; i < SHARD_KEY_COUNT; i++)
+            argv[argc++] = keys.name[i];
+        for (size_t i = 0; i < argc; i++)
+            lengths[i] = strlen(argv[i]);
+        for (size_t i = 0; i < args_len; i++, argc++) {
+            argv[argc] = args[i].ptr;
+            lengths[argc] = args[i].len;
+        }
+        r = evaluate(source, id, (int)argc, argv, lengths, &reply, error);
     }
-    r = ensure_connected(source, error);
-    if (r == 0)
-        r = command(source, argc, argv, lengths, &reply, error);
-    if (r == 0 && is_error(reply, "NOSCRIPT")) {
-        freeReplyObject(reply);
-        argv[0] = "EVAL";
-        argv[1] = scripts[id].text;
-        lengths[0] = strlen(argv[0]);
-        lengths[1] = strlen(argv[1]);
-        r = command(source, argc, argv, lengths, &reply, error);
-    }
+    free(argv);
+    free(lengths);
     if (r == 0 && is_error(reply, ""))
         r = refuse(reply->str, error);
     else if (r == 0 && reply->type != REDIS_REPLY_ARRAY)
@@ -290,6 +304,7 @@ static bool take_generation(const redisReply *reply, struct generation *generati
         generation->id[0] == '\0' || members < 0)
         return false;
     generation->recovered = !is_text(reply, 3, "1");
+    generation->set_aside = is_text(reply, 3, "ASIDE");
     generation->members = (size_t)members;
     return take_batches(reply, 11, generation);
 }
@@ -370,22 +385,66 @@ static int read_page(void *context, uint32_t shard, const char *id, struct updat
     return r;
 }
 
-static int release(void *context, uint32_t shard, const char *id, struct error *error)
+/* A step that was done, or that somebody else has done. */
+static int run_step(struct source_redis *source, enum script_id id, uint32_t shard, const struct span *args,
+                    size_t args_len, const char *done, struct error *error)
 {
     redisReply *reply;
-    int r = run_script(context, SCRIPT_RELEASE, shard, (struct span[]){span_of(id)}, 1, &reply, error);
+    int r = run_script(source, id, shard, args, args_len, &reply, error);
 
     if (r < 0)
         return r;
-    if (!is_text(reply, 0, "RELEASED") && !is_text(reply, 0, "GONE"))
-        r = misunderstand("release", error);
+    if (!is_text(reply, 0, done) && !is_text(reply, 0, "GONE"))
+        r = misunderstand(scripts[id].name, error);
     freeReplyObject(reply);
+    return r;
+}
+
+static struct span spell(char buf[24], int64_t number)
+{
+    snprintf(buf, 24, "%" PRId64, number);
+    return span_of(buf);
+}
+
+static int release(void *context, uint32_t shard, const char *id, const struct correction *correction,
+                   struct error *error)
+{
+    char total[24], events[24];
+    struct span args[] = {span_of(id), spell(total, correction->total), spell(events, correction->events)};
+
+    return run_step(context, SCRIPT_RELEASE, shard, args, ARRAY_LEN(args), "RELEASED", error);
+}
+
+static int reset(void *context, uint32_t shard, const char *id, const struct reset *to, struct error *error)
+{
+    struct numbers {
+        char text[24];
+    } *numbers = calloc(to->vector_len + 1, sizeof(*numbers));
+    struct span *args = calloc(5 + 2 * to->vector_len, sizeof(*args));
+    char aside[ID_LEN + 1], accepted[24], events[24];
+    int r = numbers && args ? 0 : error_set(error, -ENOMEM, "out of memory");
+
+    if (r == 0) {
+        id_new(aside);
+        args[0] = span_of(id);
+        args[1] = span_of(aside);
+        args[2] = span_of(to->head_id);
+        args[3] = spell(accepted, to->accepted);
+        args[4] = spell(events, to->events);
+        for (size_t i = 0; i < to->vector_len; i++) {
+            args[5 + 2 * i] = span_of(to->vector[i].writer);
+            args[6 + 2 * i] = spell(numbers[i].text, to->vector[i].seq);
+        }
+        r = run_step(context, SCRIPT_RESET, shard, args, 5 + 2 * to->vector_len, "RESET", error);
+    }
+    free(args);
+    free(numbers);
     return r;
 }
 
 struct source source_redis_seam(struct source_redis *source)
 {
-    return (struct source){source, seal, read_page, release};
+    return (struct source){source, seal, read_page, release, reset};
 }
 
 /* --- beside the seam --- */

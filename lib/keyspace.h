@@ -59,6 +59,7 @@ enum script_id {
     SCRIPT_SEAL,
     SCRIPT_READ,
     SCRIPT_RELEASE,
+    SCRIPT_RESET,
     SCRIPT_PEEK,
     SCRIPT_STATE,
     SCRIPT_COUNT

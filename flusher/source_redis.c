@@ -534,3 +534,59 @@ int source_redis_state(struct source_redis *source, uint32_t shard, struct shard
     freeReplyObject(reply);
     return r;
 }
+
+/* An audit adds up this many members of a set at most in one go: a few milliseconds. */
+#define AUDIT_MEMBERS "4000"
+
+static bool take_holdings(const redisReply *reply, struct shard_holdings *holdings)
+{
+    holdings->set_aside = is_text(reply, 4, "1");
+    holdings->open_known = !is_text(reply, 7, "");
+    holdings->sealed_known = !is_text(reply, 8, "");
+    return take_whole(reply, 0, &holdings->accepted) && take_whole(reply, 1, &holdings->accepted_at_seal) &&
+           take_id(reply, 2, holdings->sealed_id) && take_id(reply, 3, holdings->prev_id) &&
+           take_whole(reply, 5, &holdings->open_members) && take_whole(reply, 6, &holdings->sealed_members) &&
+           take_whole(reply, 7, &holdings->open) && take_whole(reply, 8, &holdings->sealed);
+}
+
+/* In pages, because nobody writes to it any more. */
+static int add_up_sealed(struct source_redis *source, uint32_t shard, struct shard_holdings *holdings,
+                         struct error *error)
+{
+    struct updates updates = {0};
+    int64_t sum = 0;
+    size_t before;
+    int r;
+
+    do {
+        before = updates.len;
+        r = read_page(source, shard, holdings->sealed_id, &updates, error);
+    } while (r == READ_PAGE && updates.len > before);
+    for (size_t i = 0; i < updates.len; i++)
+        sum = whole_add(sum, updates.items[i].delta);
+    updates_done(&updates);
+    if (r == READ_PAGE) {
+        holdings->sealed_known = true;
+        holdings->sealed = sum;
+    }
+    return r < 0 ? r : 0;
+}
+
+int source_redis_holdings(struct source_redis *source, uint32_t shard, struct shard_holdings *ret_holdings,
+                          struct error *error)
+{
+    struct shard_holdings holdings = {0};
+    redisReply *reply;
+    int r =
+        run_script(source, SCRIPT_AUDIT, shard, (struct span[]){span_of(AUDIT_MEMBERS)}, 1, &reply, error);
+
+    if (r < 0)
+        return r;
+    if (!take_holdings(reply, &holdings))
+        r = misunderstand("audit", error);
+    freeReplyObject(reply);
+    if (r == 0 && !holdings.sealed_known && holdings.sealed_id[0] != '\0')
+        r = add_up_sealed(source, shard, &holdings, error);
+    *ret_holdings = holdings;
+    return r;
+}

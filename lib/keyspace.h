@@ -62,6 +62,7 @@ enum script_id {
     SCRIPT_RESET,
     SCRIPT_PEEK,
     SCRIPT_STATE,
+    SCRIPT_AUDIT,
     SCRIPT_COUNT
 };
 

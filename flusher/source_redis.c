@@ -338,6 +338,52 @@ static int take_page(const redisReply *page, struct updates *updates, struct err
     return READ_PAGE;
 }
 
+/* --- replicas --- */
+
+/* The answer to WAIT may take as long as WAIT itself. */
+static int set_timeout(struct source_redis *source, int64_t ms)
+{
+    struct timeval timeout = {ms / 1000, ms % 1000 * 1000};
+
+    return redisSetTimeout(source->connection, timeout) == REDIS_OK ? 0 : -EINVAL;
+}
+
+/* Whether enough replicas have all that Redis had done before the last answer on this connection: not only
+ * what this connection wrote, so also what an earlier run sealed. */
+static int wait_replicas(struct source_redis *source, struct error *error)
+{
+    int64_t wanted = source->config->redis.wait_replicas, timeout_ms = source->config->redis.timeout_ms;
+    char number[24], timeout[24];
+    redisReply *reply;
+    long long have;
+    int r;
+
+    if (wanted == 0)
+        return 0;
+    snprintf(number, sizeof(number), "%" PRId64, wanted);
+    snprintf(timeout, sizeof(timeout), "%" PRId64, timeout_ms);
+    if (set_timeout(source, 2 * timeout_ms) < 0)
+        return lose_connection(source, "can't set a timeout for Redis", error);
+    r = command(source, 3, (const char *[]){"WAIT", number, timeout}, NULL, &reply, error);
+    if (r < 0)
+        return r;
+    if (set_timeout(source, timeout_ms) < 0)
+        r = lose_connection(source, "can't set a timeout for Redis", error);
+    else if (is_error(reply, ""))
+        r = refuse(reply->str, error);
+    else if (reply->type != REDIS_REPLY_INTEGER)
+        r = misunderstand("WAIT", error);
+    have = reply->integer;
+    freeReplyObject(reply);
+    if (r == 0 && have < wanted)
+        r = error_set(error, FAILURE_LATER,
+                      "%lld of %" PRId64 " replicas of Redis have the sealed generation within %" PRId64
+                      " ms; nothing was written to Postgres. See INFO replication, 'redis.wait_replicas' and "
+                      "'redis.timeout_ms'",
+                      have, wanted, timeout_ms);
+    return r;
+}
+
 /* --- the seam --- */
 
 static int seal(void *context, uint32_t shard, struct generation *ret_generation, struct error *error)
@@ -359,6 +405,10 @@ static int seal(void *context, uint32_t shard, struct generation *ret_generation
     else
         r = misunderstand("seal", error);
     freeReplyObject(reply);
+    if (r == SEAL_SEALED) {
+        int waited = wait_replicas(context, error);
+        r = waited < 0 ? waited : r;
+    }
     return r;
 }
 

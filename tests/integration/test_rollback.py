@@ -390,6 +390,77 @@ class Audit(RollbackCase):
         self.assertEqual(self.audit()["verdict"], "balanced")
 
 
+class Scripts(RollbackCase):
+    """reset and release by hand: what they refuse, they refuse before the first write."""
+
+    def setUp(self):
+        super().setUp()
+        counterd = self.counterd(shards=1)
+        self.send(counterd, {"a": 1})
+        self.seal(0, "mixed")
+        self.send(counterd, {"b": 2})
+        counterd.stop()
+        self.before = self.dump()
+
+    def script(self, name, *args):
+        text = (harness.ROOT / "lib" / "scripts" / f"{name}.lua").read_text()
+        return self.redis.call("EVAL", text, 7, *self.shard_keys(0), *args)
+
+    def dump(self):
+        return {key: self.redis.call("DUMP", key) for key in self.shard_keys(0)}
+
+    def field(self, name):
+        return self.redis.call("HGET", "{counterd:0}:meta", name)
+
+    def test_reset_checks_every_argument_first(self):
+        good = ["mixed", "aside", "head", "7", "3", "w1", "4"]
+        bad = [good[:n] for n in range(len(good)) if n != 5]
+        bad += [good[:at] + [value] + good[at + 1:] for at, value in
+                ((0, ""), (1, ""), (3, ""), (3, "x"), (3, "1.5"), (4, "-1"), (5, ""), (6, "-4"), (6, "4x"), (6, ""))]
+        for args in bad:
+            with self.subTest(args=args), self.assertRaisesRegex(harness.RedisError, "BADARG"):
+                self.script("reset", *args)
+            self.assertEqual(self.dump(), self.before)
+        for key in self.shard_keys(0):
+            self.redis.call("RENAME", key, "spare") if self.before[key] else None
+            self.redis.call("SET", key, "of a wrong type")
+            with self.subTest(key=key), self.assertRaisesRegex(harness.RedisError, "WRONGTYPE"):
+                self.script("reset", *good)
+            self.redis.call("DEL", key)
+            self.redis.call("RENAME", "spare", key) if self.before[key] else None
+            self.assertEqual(self.dump(), self.before)
+        self.assertEqual(self.script("reset", *["another"] + good[1:]), [b"GONE"])
+        self.assertEqual(self.dump(), self.before)
+
+    def test_reset_once_however_often(self):
+        args = ["mixed", "aside", "head", "-7", "3", "w1", "4", "w2", "9"]
+        self.assertEqual(self.script("reset", *args), [b"RESET"])
+        after = self.dump()
+        self.assertEqual(self.script("reset", *args), [b"GONE"])
+        self.assertEqual(self.dump(), after)
+        self.assertEqual(self.redis.call("ZRANGE", "{counterd:0}:sealed", 0, -1), [b"b"])
+        for name in ("writers", "durable"):
+            pairs = self.redis.call("HGETALL", f"{{counterd:0}}:{name}")
+            self.assertEqual(dict(zip(pairs[::2], pairs[1::2])), {b"w1": b"4", b"w2": b"9"})
+        self.assertEqual([self.field(name) for name in ("accepted", "accepted_at_seal", "events", "prev_gen", "sealed_gen",
+                                                        "set_aside")], [b"-7", b"-7", b"3", b"head", b"aside", b"1"])
+        with self.assertRaisesRegex(harness.RedisError, "set aside"):
+            self.script("reset", "aside", *args[1:])
+        self.assertEqual(self.script("release", "aside", "5", "5"), [b"RELEASED"])
+        self.assertEqual([self.field(name) for name in ("accepted", "prev_gen", "sealed_gen", "set_aside")],
+                         [b"-7", b"head", None, None])
+        self.assertEqual(self.redis.call("HLEN", "{counterd:0}:durable"), 2)
+
+    def test_release_checks_its_correction_first(self):
+        for args in (("x", "0"), ("0", "1.5"), ("9210000000000000000", "0"), ("0", "-99999999999999999999")):
+            with self.subTest(args=args), self.assertRaisesRegex(harness.RedisError, "BADARG|RANGE"):
+                self.script("release", "mixed", *args)
+            self.assertEqual(self.dump(), self.before)
+        self.assertEqual(self.script("release", "mixed", "-1", "10"), [b"RELEASED"])
+        self.assertEqual([self.field(name) for name in ("accepted", "accepted_at_seal", "events", "events_at_seal")],
+                         [b"2", b"0", b"12", b"11"])
+
+
 class Replicas(RollbackCase):
     """redis.wait_replicas: nothing goes to Postgres that a failover could forget."""
 

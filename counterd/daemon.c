@@ -25,9 +25,11 @@ struct daemon {
     const char *path;
     struct event_base *base;
     struct worker **workers;
-    size_t workers_len, workers_stopped;
+    size_t workers_len;
+    size_t counting; /* workers and increments that have not stopped yet */
     int done_fd;
     struct listener http_listener;
+    struct increments *increments; /* NULL without HTTP */
     struct http *http;
     struct event *signals[3];
     struct event *done;
@@ -146,9 +148,21 @@ static int open_worker(struct daemon *daemon, size_t worker, struct error *error
     return daemon->workers[worker] ? 0 : error_set(error, -ENOMEM, "out of memory");
 }
 
+static void one_stopped(struct daemon *daemon)
+{
+    if (--daemon->counting == 0)
+        event_base_loopexit(daemon->base, NULL);
+}
+
+static void on_increments_done(void *context)
+{
+    one_stopped(context);
+}
+
 static int open_http(struct daemon *daemon, struct error *error)
 {
     struct listener_options options = {.kind = LISTENER_TCP, .address = daemon->config->listen.http};
+    struct http_options http = {daemon->base, &daemon->http_listener, &daemon->view, NULL};
     int r;
 
     if (options.address[0] == '\0')
@@ -157,7 +171,10 @@ static int open_http(struct daemon *daemon, struct error *error)
     if (r < 0)
         return error_prefix(error, r, "'listen.http'");
     log_event(LOG_LEVEL_INFO, "listening", "kind=http address=%s", daemon->http_listener.name);
-    daemon->http = http_new(daemon->base, &daemon->http_listener, &daemon->view);
+    daemon->increments = increments_new(daemon->base, daemon->config, daemon, on_increments_done);
+    http.increments = daemon->increments;
+    if (daemon->increments)
+        daemon->http = http_new(&http);
     return daemon->http ? 0 : error_set(error, -ENOMEM, "out of memory");
 }
 
@@ -185,6 +202,8 @@ static void on_stop(evutil_socket_t fd, short events, void *data)
     log_event(LOG_LEVEL_INFO, "stopping", "signal=%d", (int)fd);
     for (size_t i = 0; i < daemon->workers_len; i++)
         worker_stop(daemon->workers[i]);
+    if (daemon->increments)
+        increments_stop(daemon->increments);
 }
 
 static void log_lines(enum log_level level, const char *event, const char *text)
@@ -219,6 +238,8 @@ static void on_reload(evutil_socket_t fd, short events, void *data)
     limits = pipeline_limits_of(config);
     for (size_t i = 0; i < daemon->workers_len; i++)
         worker_set_limits(daemon->workers[i], &limits);
+    if (daemon->increments)
+        increments_set_limits(daemon->increments, &limits);
     daemon->config->coalesce_ms = config->coalesce_ms;
     daemon->config->keys_max = config->keys_max;
     daemon->config->history_bytes = config->history_bytes;
@@ -235,9 +256,8 @@ static void on_worker_done(evutil_socket_t fd, short events, void *data)
     (void)events;
     if (read(fd, &count, sizeof(count)) < 0)
         return;
-    daemon->workers_stopped += count;
-    if (daemon->workers_stopped == daemon->workers_len)
-        event_base_loopbreak(daemon->base);
+    for (; count > 0; count--)
+        one_stopped(daemon);
 }
 
 static int watch_signals(struct daemon *daemon, struct error *error)
@@ -279,14 +299,15 @@ static int start(struct daemon *daemon, struct error *error)
     daemon->base = event_base_new();
     daemon->done_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     daemon->workers = calloc(daemon->workers_len, sizeof(struct worker *));
-    if (!daemon->base || daemon->done_fd < 0 || !daemon->workers)
-        return error_set(error, -ENOMEM, "out of memory");
     daemon->view = (struct status_view){
         .config = daemon->config,
         .workers = daemon->workers,
         .workers_len = daemon->workers_len,
+        .stats = calloc(daemon->workers_len + 1, sizeof(struct stats *)),
         .started_ms = clock_monotonic_ms(),
     };
+    if (!daemon->base || daemon->done_fd < 0 || !daemon->workers || !daemon->view.stats)
+        return error_set(error, -ENOMEM, "out of memory");
     raise_file_limit();
     r = watch_signals(daemon, error);
     for (size_t i = 0; i < daemon->workers_len && r == 0; i++)
@@ -295,9 +316,21 @@ static int start(struct daemon *daemon, struct error *error)
         r = open_http(daemon, error);
     if (r == 0)
         r = check_redis(daemon, error);
-    for (size_t i = 0; i < daemon->workers_len && r == 0; i++)
+    for (size_t i = 0; i < daemon->workers_len && r == 0; i++) {
+        daemon->view.stats[daemon->view.stats_len++] = worker_stats(daemon->workers[i]);
         r = worker_start(daemon->workers[i], error);
+    }
+    if (daemon->increments)
+        daemon->view.stats[daemon->view.stats_len++] = increments_stats(daemon->increments);
+    daemon->counting = daemon->view.stats_len;
     return r;
+}
+
+static void add_rest(struct pipeline_rest *sum, struct pipeline_rest rest)
+{
+    sum->events += rest.events;
+    sum->fraction_keys += rest.fraction_keys;
+    sum->fraction_micros += rest.fraction_micros;
 }
 
 /* Says what became of everything; returns the exit code. */
@@ -306,12 +339,10 @@ static int report_end(struct daemon *daemon)
     const struct status_view *view = &daemon->view;
     struct pipeline_rest rest = {0};
 
-    for (size_t i = 0; i < daemon->workers_len; i++) {
-        struct pipeline_rest one = worker_take_rest(daemon->workers[i]);
-        rest.events += one.events;
-        rest.fraction_keys += one.fraction_keys;
-        rest.fraction_micros += one.fraction_micros;
-    }
+    for (size_t i = 0; i < daemon->workers_len; i++)
+        add_rest(&rest, worker_take_rest(daemon->workers[i]));
+    if (daemon->increments)
+        add_rest(&rest, increments_take_rest(daemon->increments));
     log_event(LOG_LEVEL_INFO, "stopped", "lines=%" PRIu64 " accepted=%" PRIu64 " appended=%" PRIu64,
               status_sum(view, offsetof(struct stats, lines)),
               status_sum(view, offsetof(struct stats, accepted)),
@@ -332,9 +363,11 @@ static int report_end(struct daemon *daemon)
 static void done(struct daemon *daemon)
 {
     http_free(daemon->http);
+    increments_free(daemon->increments);
     for (size_t i = 0; daemon->workers && i < daemon->workers_len; i++)
         worker_free(daemon->workers[i]);
     free(daemon->workers);
+    free(daemon->view.stats);
     for (size_t i = 0; i < ARRAY_LEN(daemon->signals); i++)
         if (daemon->signals[i])
             event_free(daemon->signals[i]);
@@ -361,6 +394,8 @@ int daemon_run(struct config *config, const char *path)
         log_event(LOG_LEVEL_INFO, "ready", "version=%s namespace=%s workers=%zu", COUNTERD_VERSION,
                   config->namespace, daemon.workers_len);
         event_base_dispatch(daemon.base);
+        /* Answers of the last moment are on their way out. */
+        event_base_loop(daemon.base, EVLOOP_NONBLOCK);
         code = report_end(&daemon);
     }
     done(&daemon);

@@ -10,7 +10,7 @@
 
 struct http {
     struct evhttp *server;
-    const struct status_view *view;
+    struct http_options options;
 };
 
 static void reply(struct evhttp_request *request, int code, const char *reason, const char *type,
@@ -39,7 +39,7 @@ static void on_ready(struct evhttp_request *request, void *data)
     struct evbuffer *body;
     const char *why;
 
-    if (status_ready(http->view, &why)) {
+    if (status_ready(http->options.view, &why)) {
         reply(request, HTTP_OK, "OK", "text/plain", "ready\n");
         return;
     }
@@ -55,7 +55,7 @@ static void on_ready(struct evhttp_request *request, void *data)
 static void on_status(struct evhttp_request *request, void *data)
 {
     struct http *http = data;
-    char *text = status_json(http->view);
+    char *text = status_json(http->options.view);
 
     if (text)
         reply(request, HTTP_OK, "OK", "application/json", text);
@@ -64,34 +64,46 @@ static void on_status(struct evhttp_request *request, void *data)
     free(text);
 }
 
+static void on_increments(struct evhttp_request *request, void *data)
+{
+    struct http *http = data;
+
+    if (evhttp_request_get_command(request) != EVHTTP_REQ_POST) {
+        evhttp_add_header(evhttp_request_get_output_headers(request), "Allow", "POST");
+        reply(request, HTTP_BADMETHOD, "Method Not Allowed", "text/plain", "POST lines here\n");
+        return;
+    }
+    increments_post(http->options.increments, request);
+}
+
 static void on_other(struct evhttp_request *request, void *data)
 {
     (void)data;
     reply(request, HTTP_NOTFOUND, "Not Found", "text/plain",
-          "not found; try /healthz, /readyz or /v1/status\n");
+          "not found; try /healthz, /readyz, /v1/status or POST /v1/increments\n");
 }
 
-struct http *http_new(struct event_base *base, const struct listener *listener,
-                      const struct status_view *view)
+struct http *http_new(const struct http_options *options)
 {
     struct http *http = calloc(1, sizeof(*http));
 
     if (!http)
         return NULL;
-    http->view = view;
-    http->server = evhttp_new(base);
-    if (!http->server || evhttp_accept_socket(http->server, listener->fd) < 0 ||
-        evhttp_set_cb(http->server, "/healthz", on_health, http) < 0 ||
+    http->options = *options;
+    http->server = evhttp_new(options->base);
+    if (!http->server || evhttp_set_cb(http->server, "/healthz", on_health, http) < 0 ||
         evhttp_set_cb(http->server, "/readyz", on_ready, http) < 0 ||
-        evhttp_set_cb(http->server, "/v1/status", on_status, http) < 0) {
+        evhttp_set_cb(http->server, "/v1/status", on_status, http) < 0 ||
+        evhttp_set_cb(http->server, "/v1/increments", on_increments, http) < 0 ||
+        evhttp_accept_socket(http->server, options->listener->fd) < 0) {
         http_free(http);
         return NULL;
     }
     evhttp_set_gencb(http->server, on_other, http);
-    evhttp_set_allowed_methods(http->server, EVHTTP_REQ_GET | EVHTTP_REQ_HEAD);
+    evhttp_set_allowed_methods(http->server, EVHTTP_REQ_GET | EVHTTP_REQ_HEAD | EVHTTP_REQ_POST);
     evhttp_set_timeout(http->server, TIMEOUT_S);
     evhttp_set_max_headers_size(http->server, HEADER_BYTES_MAX);
-    evhttp_set_max_body_size(http->server, 0);
+    evhttp_set_max_body_size(http->server, INCREMENTS_BODY_BYTES_MAX);
     return http;
 }
 

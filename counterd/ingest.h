@@ -21,6 +21,14 @@ void ingest_set_table(struct ingest *ingest, struct table *table);
  * truncated. */
 void ingest_lines(struct ingest *ingest, struct span lines, bool cut);
 
+/* The same in less time for many small pieces: they are borrowed, and may not be counted yet, until
+ * ingest_settle(). Nothing else may be called in between. */
+void ingest_gather(struct ingest *ingest, struct span lines, bool cut);
+void ingest_settle(struct ingest *ingest);
+
+/* One line, not blank, without its LF or CR LF; tells what became of it. */
+enum reject ingest_line(struct ingest *ingest, struct span line);
+
 /* A line of which no more than its beginning is there, for a reason that its bytes don't tell. */
 void ingest_reject(struct ingest *ingest, enum reject reject, struct span line);
 

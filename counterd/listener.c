@@ -4,6 +4,7 @@
 #include <linux/sock_diag.h>
 #include <netdb.h>
 #include <netinet/in.h>
+#include <netinet/udp.h>
 #include <stdio.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -79,12 +80,12 @@ static int bind_error(const struct listener_options *options, int code, struct e
     return error_set(error, -code, "can't listen on %s '%s': %s", kind, options->address, strerror(code));
 }
 
-static void set_flag(int fd, int level, int option)
+static bool set_flag(int fd, int level, int option)
 {
     int on = 1;
 
     /* What these ask for is an improvement, or shows when binding. */
-    (void)setsockopt(fd, level, option, &on, sizeof(on));
+    return setsockopt(fd, level, option, &on, sizeof(on)) == 0;
 }
 
 static int open_inet(struct listener *listener, const struct listener_options *options, struct error *error)
@@ -107,9 +108,11 @@ static int open_inet(struct listener *listener, const struct listener_options *o
     }
     /* Not for UDP, where it would let a second process take the address away. */
     if (stream)
-        set_flag(listener->fd, SOL_SOCKET, SO_REUSEADDR);
+        (void)set_flag(listener->fd, SOL_SOCKET, SO_REUSEADDR);
+    else
+        listener->gro = set_flag(listener->fd, IPPROTO_UDP, UDP_GRO);
     if (options->shared)
-        set_flag(listener->fd, SOL_SOCKET, SO_REUSEPORT);
+        (void)set_flag(listener->fd, SOL_SOCKET, SO_REUSEPORT);
     if (bind(listener->fd, &address.any, len) < 0 || (stream && listen(listener->fd, BACKLOG) < 0))
         return bind_error(options, errno, error);
     return 0;

@@ -21,6 +21,7 @@ struct listener {
     int fd;                         /* -1 = closed; non-blocking */
     char name[LISTENER_NAME_BYTES]; /* "127.0.0.1:8125", with the port that it got; or the socket's path */
     int64_t buffer_bytes;           /* what the kernel gave for receiving; 0 for TCP */
+    bool gro; /* the kernel may join datagrams of one sender, and says how long each was */
     /* Counted by the worker, read by anyone. */
     counter datagrams, bytes;
     counter dropped;       /* datagrams that the kernel dropped because the buffer was full */

@@ -324,6 +324,14 @@ uint64_t outbox_rewind(struct outbox *outbox, uint32_t index, uint64_t last, str
     return from - shard->cursor_seq;
 }
 
+uint64_t outbox_probe(const struct outbox *outbox, uint32_t index)
+{
+    const struct shard *shard = &outbox->shards[index];
+    bool owes = shard->cursor_seq <= shard->newest_seq;
+
+    return owes || shard->newest_seq == shard->durable ? 0 : shard->newest_seq + 1;
+}
+
 bool outbox_unsend(struct outbox *outbox, uint32_t shard)
 {
     bool was_in_flight = outbox->shards[shard].in_flight;

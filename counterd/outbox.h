@@ -60,6 +60,10 @@ uint64_t outbox_durable(const struct outbox *outbox, uint32_t shard);
  * appended before, else 0. */
 uint64_t outbox_acknowledge(struct outbox *outbox, uint32_t shard, uint64_t durable);
 
+/* The seq that a probe should ask for; 0: none is needed, as the shard has nothing that Redis could have
+ * forgotten, or the next batch will tell. */
+uint64_t outbox_probe(const struct outbox *outbox, uint32_t shard);
+
 /* What a rollback of Redis took that no history held. */
 struct outbox_loss {
     uint64_t first_seq, last_seq; /* 0, 0: nothing */

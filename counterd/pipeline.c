@@ -26,7 +26,9 @@
 struct pipeline {
     struct pipeline_options options;
     struct table *tables[2];
-    unsigned filling; /* index of the one that fills */
+    unsigned filling;                  /* index of the one that fills */
+    uint64_t swaps;                    /* so far: the number of the table that fills */
+    TAILQ_HEAD(, pipeline_wait) waits; /* in the order of their tables */
     struct outbox *outbox;
     struct store *store;
     struct event *tick;
@@ -35,6 +37,7 @@ struct pipeline {
     bool tick_armed, swap_due, finishing, done;
     unsigned in_flight;
     int64_t coalesce_ms;
+    size_t keys_max;
     int64_t refused_logged_ms; /* 0 = never */
     char writer[ID_LEN + 1];
     bool refused[SHARDS_MAX];
@@ -70,6 +73,22 @@ static void finish_if_stored(struct pipeline *pipeline)
     pipeline->options.on_done(pipeline->options.context);
 }
 
+/* Whoever waits for a table that is stored is told. */
+static void tell_waits(struct pipeline *pipeline)
+{
+    uint64_t draining = pipeline->swaps - 1;
+    uint64_t stored = outbox_drained(pipeline->outbox) ? pipeline->swaps : draining;
+    struct pipeline_wait *wait;
+
+    /* A table that fills and is empty has nothing to wait for. */
+    if (stored == pipeline->swaps && table_events(filling_table(pipeline)) == 0)
+        stored++;
+    while ((wait = TAILQ_FIRST(&pipeline->waits)) && wait->table < stored) {
+        TAILQ_REMOVE(&pipeline->waits, wait, link);
+        wait->on_stored(wait->context);
+    }
+}
+
 static void send_shard(struct pipeline *pipeline, uint32_t shard)
 {
     const struct batch *batch;
@@ -98,17 +117,20 @@ static void swap(struct pipeline *pipeline)
     if (table_events(filling_table(pipeline)) == 0)
         return;
     pipeline->filling ^= 1;
+    pipeline->swaps++;
     ingest_set_table(pipeline->options.ingest, filling_table(pipeline));
     outbox_drain(pipeline->outbox, pipeline->tables[pipeline->filling ^ 1], filling_table(pipeline));
+    pipeline->options.on_room(pipeline->options.context);
     send_all(pipeline);
 }
 
 /* Once per turn in which something may have moved. */
 static void proceed(struct pipeline *pipeline)
 {
-    if (pipeline->finishing)
+    if (pipeline->finishing || !TAILQ_EMPTY(&pipeline->waits))
         pipeline->swap_due = true;
     swap(pipeline);
+    tell_waits(pipeline);
     publish(pipeline);
     finish_if_stored(pipeline);
 }
@@ -146,6 +168,18 @@ static void on_deadline(evutil_socket_t fd, short events, void *data)
     pipeline->options.on_done(pipeline->options.context);
 }
 
+/* Redis may have come back with less than it had acknowledged. A shard with something to send finds out by
+ * that; the others ask, or it would stay unseen until their next increment. */
+static void probe_all(struct pipeline *pipeline)
+{
+    for (uint32_t shard = 0; shard < pipeline->options.config->shards; shard++) {
+        uint64_t seq = outbox_probe(pipeline->outbox, shard);
+        if (seq > 0)
+            store_probe(pipeline->store, shard, pipeline->writer, outbox_durable(pipeline->outbox, shard),
+                        seq);
+    }
+}
+
 static void on_ready(void *context)
 {
     struct pipeline *pipeline = context;
@@ -153,6 +187,7 @@ static void on_ready(void *context)
     atomic_store(&pipeline->options.stats->redis_ready, true);
     log_event(LOG_LEVEL_INFO, "redis_ready", "writer=%s", pipeline->writer);
     memset(pipeline->refused, 0, sizeof(pipeline->refused));
+    probe_all(pipeline);
     send_all(pipeline);
 }
 
@@ -228,6 +263,17 @@ static void rewind_shard(struct pipeline *pipeline, uint32_t shard, uint64_t las
     }
 }
 
+static void on_gap(void *context, uint32_t shard, uint64_t last)
+{
+    struct pipeline *pipeline = context;
+
+    /* A batch that was sent meanwhile will be told the same, and is what the next answer belongs to. */
+    if (outbox_probe(pipeline->outbox, shard) == 0)
+        return;
+    rewind_shard(pipeline, shard, last);
+    send_shard(pipeline, shard);
+}
+
 static void on_reply(void *context, uint32_t shard, enum store_reply reply, uint64_t seq, const char *why)
 {
     struct pipeline *pipeline = context;
@@ -263,12 +309,15 @@ struct pipeline *pipeline_new(const struct pipeline_options *options)
     struct pipeline_limits limits = pipeline_limits_of(config);
     struct outbox_options outbox_options = {(uint32_t)config->shards, BATCH_KEYS_MAX, limits.history_bytes};
     struct pipeline *pipeline = calloc(1, sizeof(*pipeline));
-    struct store_callbacks callbacks = {pipeline, on_ready, on_lost, on_reply};
+    struct store_callbacks callbacks = {pipeline, on_ready, on_lost, on_reply, on_gap};
 
     if (!pipeline)
         return NULL;
     pipeline->options = *options;
     pipeline->coalesce_ms = limits.coalesce_ms;
+    pipeline->keys_max = limits.keys_max;
+    pipeline->swaps = 1;
+    TAILQ_INIT(&pipeline->waits);
     id_new(pipeline->writer);
     pipeline->tables[0] = table_new(outbox_options.shards, limits.keys_max);
     pipeline->tables[1] = table_new(outbox_options.shards, limits.keys_max);
@@ -306,17 +355,42 @@ void pipeline_free(struct pipeline *pipeline)
 void pipeline_set_limits(struct pipeline *pipeline, const struct pipeline_limits *limits)
 {
     pipeline->coalesce_ms = limits->coalesce_ms;
+    pipeline->keys_max = limits->keys_max;
     table_set_keys_max(pipeline->tables[0], limits->keys_max);
     table_set_keys_max(pipeline->tables[1], limits->keys_max);
     outbox_set_history_bytes(pipeline->outbox, limits->history_bytes);
 }
 
+bool pipeline_is_crowded(const struct pipeline *pipeline)
+{
+    return table_keys(filling_table(pipeline)) >= pipeline->keys_max / 4 * 3;
+}
+
+static void arm_tick(struct pipeline *pipeline, int64_t ms)
+{
+    pipeline->tick_armed = true;
+    arm(pipeline->tick, ms);
+}
+
 void pipeline_poke(struct pipeline *pipeline)
 {
-    if (pipeline->tick_armed)
-        return;
-    pipeline->tick_armed = true;
-    arm(pipeline->tick, pipeline->coalesce_ms);
+    /* A table that is nearly full does not wait for its time. */
+    if (pipeline_is_crowded(pipeline) && outbox_drained(pipeline->outbox))
+        arm_tick(pipeline, 0);
+    else if (!pipeline->tick_armed)
+        arm_tick(pipeline, pipeline->coalesce_ms);
+}
+
+void pipeline_wait(struct pipeline *pipeline, struct pipeline_wait *wait)
+{
+    wait->table = pipeline->swaps;
+    TAILQ_INSERT_TAIL(&pipeline->waits, wait, link);
+    arm_tick(pipeline, 0);
+}
+
+void pipeline_cancel(struct pipeline *pipeline, struct pipeline_wait *wait)
+{
+    TAILQ_REMOVE(&pipeline->waits, wait, link);
 }
 
 void pipeline_finish(struct pipeline *pipeline)

@@ -7,6 +7,8 @@
 #ifndef COUNTERD_PIPELINE_H
 #define COUNTERD_PIPELINE_H
 
+#include <sys/queue.h>
+
 #include "counterd/ingest.h"
 #include "counterd/stats.h"
 #include "lib/config.h"
@@ -30,6 +32,7 @@ struct pipeline_options {
     struct stats *stats;         /* kept */
     void *context;
     void (*on_tick)(void *context); /* every coalesce_ms while there is traffic */
+    void (*on_room)(void *context); /* the tables have swapped, so pipeline_is_crowded() may have ended */
     void (*on_done)(void *context); /* after pipeline_finish(): all is stored, or time is up */
 };
 
@@ -39,8 +42,25 @@ void pipeline_free(struct pipeline *pipeline);
 
 void pipeline_set_limits(struct pipeline *pipeline, const struct pipeline_limits *limits);
 
+/* The table that fills is nearly full of keys: whoever can wait should, until on_room. */
+bool pipeline_is_crowded(const struct pipeline *pipeline);
+
 /* Something has been received: makes sure that a tick comes. */
 void pipeline_poke(struct pipeline *pipeline);
+
+/* Somebody who wants to know when what has been received so far is in Redis. Belongs to who waits, and must
+ * stay where it is until it was told or cancelled. */
+struct pipeline_wait {
+    void *context;
+    void (*on_stored)(void *context); /* called from the loop, never from pipeline_wait() */
+    uint64_t table;                   /* the pipeline's: number of the table that has to be stored */
+    TAILQ_ENTRY(pipeline_wait) link;
+};
+
+/* Tells when all that was received before this call is in Redis. Who waits makes the tables swap as soon as
+ * the one before is stored, without regard to coalesce_ms; all who wait meanwhile share the next swap. */
+void pipeline_wait(struct pipeline *pipeline, struct pipeline_wait *wait);
+void pipeline_cancel(struct pipeline *pipeline, struct pipeline_wait *wait);
 
 /* Nothing more will be received: stores what is there, giving up when Redis makes no progress for its
  * timeout, and calls on_done. */

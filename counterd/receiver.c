@@ -3,292 +3,290 @@
 #include <errno.h>
 #include <event2/event.h>
 #include <inttypes.h>
+#include <netinet/in.h>
+#include <netinet/udp.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <sys/queue.h>
 #include <sys/socket.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
-#include "counterd/frame.h"
 #include "lib/clock.h"
+#include "lib/config.h"
 #include "lib/log.h"
 
 #define SLOTS      64    /* datagrams per system call */
 #define SLOT_BYTES 65536 /* no UDP datagram is larger; a Unix one may be, and is cut */
 
+/* The slots do not begin at multiples of a large power of two, or all would compete for the same few lines of
+ * the processor's caches. */
+#define SLOT_STRIDE (SLOT_BYTES + 4096 + 320)
+
+/* Of one cmsg with the size of a segment, which comes with datagrams that the kernel has joined (UDP GRO). */
+#define CONTROL_BYTES CMSG_SPACE(sizeof(int))
+
+/* A busy socket is not waited for, but looked at every millisecond: a wake-up for every few datagrams costs
+ * sender and receiver more than the datagrams do. Busy or not is decided anew after so many turns: a socket
+ * is when it woke us up twice as often as looking at it would, and no longer when it brought less than two
+ * datagrams a look. */
+#define LOOK_EVERY_US 1000
+#define TURNS_JUDGED  64
+
+/* What a full buffer holds must take so many times longer to come than the pause between two looks, at so
+ * many datagrams per second and bytes of the kernel's memory for each. */
+#define PAUSES_PER_BUFFER    8
+#define DATAGRAMS_PER_SECOND 1000000
+#define DATAGRAM_BYTES       1280
+
 /* System calls per turn; then timers and the other sockets have theirs. */
-#define CALLS_PER_TURN   16
-#define READS_PER_TURN   4
-#define ACCEPTS_PER_TURN 64
+#define CALLS_PER_TURN 16
 
-#define CONNECTIONS_MAX 4096
-
-/* After running out of file descriptors. */
-#define ACCEPT_PAUSE_MS 500
+/* Of UDP and Unix sockets together. */
+#define LISTENERS_MAX ((size_t)2 * CONFIG_LISTEN_MAX)
 
 #define LOG_INTERVAL_MS 10000
 
 struct source {
     struct receiver *receiver;
     struct listener *listener;
-    struct event *event;
-};
-
-struct connection {
-    struct receiver *receiver;
-    struct listener *listener;
-    struct event *event;
-    struct frame frame;
-    int fd;
-    LIST_ENTRY(connection) link;
+    struct event *event; /* pending unless it is looked at */
+    /* For UDP: */
+    int timer_fd; /* -1 = none */
+    struct event *look;
+    bool busy;
+    unsigned turns; /* since busy or not was last decided */
+    uint64_t datagrams;
+    int64_t judged_ms;
 };
 
 struct receiver {
     struct receiver_options options;
-    struct source *sources;
-    LIST_HEAD(, connection) connections;
-    size_t connections_len;
-    struct event *accept_again;
+    struct source sources[LISTENERS_MAX];
+    size_t sources_len;
     uint64_t dropped_unlogged;
     int64_t dropped_logged_ms; /* 0 = never */
     struct mmsghdr messages[SLOTS];
     struct iovec slots[SLOTS];
-    char *buffer; /* SLOTS * SLOT_BYTES, mapped: a page costs memory once it is used */
+    char controls[SLOTS][CONTROL_BYTES] __attribute__((aligned(8)));
+    char *buffer; /* SLOTS * SLOT_STRIDE, mapped: a page costs memory once it is used */
 };
 
-/* One system call's worth of datagrams; returns how many bytes came, -1 when there was nothing. */
-static ssize_t receive_datagrams(struct receiver *receiver, struct listener *listener)
+/* How long the datagrams are of which the message is made; all but the last are equally long. */
+static size_t segment_bytes(struct mmsghdr *message)
 {
-    int count = recvmmsg(listener->fd, receiver->messages, SLOTS, MSG_DONTWAIT, NULL);
-    size_t bytes = 0;
+    struct cmsghdr *control = CMSG_FIRSTHDR(&message->msg_hdr);
+    int bytes = 0;
 
+    if (control && control->cmsg_level == IPPROTO_UDP && control->cmsg_type == UDP_GRO)
+        memcpy(&bytes, CMSG_DATA(control), sizeof(bytes));
+    return bytes > 0 ? (size_t)bytes : message->msg_len;
+}
+
+/* Returns how many datagrams it was. */
+static unsigned gather_message(struct receiver *receiver, struct mmsghdr *message)
+{
+    const char *at = message->msg_hdr.msg_iov->iov_base;
+    size_t rest = message->msg_len, segment = segment_bytes(message);
+    bool cut = message->msg_hdr.msg_flags & MSG_TRUNC;
+    unsigned datagrams = 1;
+
+    if (cut)
+        counter_add(&receiver->options.stats->truncated, 1);
+    for (; rest > segment; datagrams++) {
+        ingest_gather(receiver->options.ingest, (struct span){at, segment}, false);
+        at += segment;
+        rest -= segment;
+    }
+    ingest_gather(receiver->options.ingest, (struct span){at, rest}, cut);
+    return datagrams;
+}
+
+static void offer_controls(struct receiver *receiver, bool gro)
+{
+    for (int i = 0; i < SLOTS; i++) {
+        receiver->messages[i].msg_hdr.msg_control = gro ? receiver->controls[i] : NULL;
+        receiver->messages[i].msg_hdr.msg_controllen = gro ? CONTROL_BYTES : 0;
+    }
+}
+
+/* One system call's worth of datagrams; returns how many bytes came, -1 when there was nothing. `ret_full`:
+ * there may be more. */
+static ssize_t receive_datagrams(struct receiver *receiver, struct listener *listener, bool *ret_full)
+{
+    size_t bytes = 0, datagrams = 0;
+    int count;
+
+    offer_controls(receiver, listener->gro);
+    count = recvmmsg(listener->fd, receiver->messages, SLOTS, MSG_DONTWAIT, NULL);
     if (count <= 0)
         return -1;
     for (int i = 0; i < count; i++) {
-        const struct mmsghdr *message = &receiver->messages[i];
-        bool cut = message->msg_hdr.msg_flags & MSG_TRUNC;
-        if (cut)
-            counter_add(&receiver->options.stats->truncated, 1);
-        ingest_lines(receiver->options.ingest, (struct span){receiver->slots[i].iov_base, message->msg_len},
-                     cut);
-        bytes += message->msg_len;
+        datagrams += gather_message(receiver, &receiver->messages[i]);
+        bytes += receiver->messages[i].msg_len;
     }
-    counter_add(&listener->datagrams, (uint64_t)count);
+    ingest_settle(receiver->options.ingest);
+    /* Before the datagrams: who sees those counted finds their lines counted too. */
+    ingest_publish(receiver->options.ingest);
+    counter_add(&listener->datagrams, datagrams);
     counter_add(&listener->bytes, bytes);
-    counter_add(&receiver->options.stats->datagrams, (uint64_t)count);
+    counter_add(&receiver->options.stats->datagrams, datagrams);
     counter_add(&receiver->options.stats->bytes, bytes);
+    *ret_full = count == SLOTS;
     return (ssize_t)bytes;
 }
 
-static void turn_ends(struct receiver *receiver)
+/* Between two looks; 0 when the buffer is too small to leave it alone for so long. */
+static int64_t look_every_us(const struct listener *listener)
 {
-    ingest_publish(receiver->options.ingest);
-    receiver->options.on_received(receiver->options.context);
+    /* The kernel allows twice of what it is asked for. */
+    int64_t room = 2 * listener->buffer_bytes / DATAGRAM_BYTES;
+    int64_t room_us = room * 1000000 / DATAGRAMS_PER_SECOND;
+
+    return room_us >= PAUSES_PER_BUFFER * LOOK_EVERY_US ? LOOK_EVERY_US : 0;
+}
+
+static void set_busy(struct source *source, bool busy)
+{
+    int64_t every_us = busy ? look_every_us(source->listener) : 0;
+    struct itimerspec looks = {.it_interval.tv_nsec = every_us * 1000, .it_value.tv_nsec = every_us * 1000};
+
+    if (source->timer_fd < 0 || (busy && every_us == 0) ||
+        timerfd_settime(source->timer_fd, 0, &looks, NULL) < 0)
+        return;
+    source->busy = busy;
+    if (busy)
+        event_del(source->event);
+    else
+        event_add(source->event, NULL);
+}
+
+/* Once in TURNS_JUDGED turns, so that it costs nothing. */
+static void judge(struct source *source)
+{
+    int64_t now_ms = clock_monotonic_ms();
+
+    if (source->busy) {
+        if (source->datagrams < 2 * TURNS_JUDGED)
+            set_busy(source, false);
+    } else if ((now_ms - source->judged_ms) * 2 * 1000 < TURNS_JUDGED * LOOK_EVERY_US) {
+        set_busy(source, true);
+    }
+    source->judged_ms = now_ms;
+    source->turns = 0;
+    source->datagrams = 0;
+}
+
+/* Returns whether there may be more. */
+static bool take_turn(struct source *source)
+{
+    uint64_t before = counter_get(&source->listener->datagrams);
+    bool more = true;
+
+    for (int i = 0; i < CALLS_PER_TURN && more; i++)
+        if (receive_datagrams(source->receiver, source->listener, &more) < 0)
+            more = false;
+    source->receiver->options.on_received(source->receiver->options.context);
+    source->datagrams += counter_get(&source->listener->datagrams) - before;
+    if (++source->turns == TURNS_JUDGED)
+        judge(source);
+    return more;
 }
 
 static void on_datagrams(evutil_socket_t fd, short events, void *data)
 {
+    (void)fd;
+    (void)events;
+    (void)take_turn(data);
+}
+
+static void on_look(evutil_socket_t fd, short events, void *data)
+{
     struct source *source = data;
+    uint64_t looks;
 
-    (void)fd;
-    (void)events;
-    for (int i = 0; i < CALLS_PER_TURN; i++)
-        if (receive_datagrams(source->receiver, source->listener) < 0)
-            break;
-    turn_ends(source->receiver);
-}
-
-static void connection_free(struct connection *connection)
-{
-    LIST_REMOVE(connection, link);
-    connection->receiver->connections_len--;
-    event_free(connection->event);
-    frame_done(&connection->frame);
-    close(connection->fd);
-    free(connection);
-}
-
-static void on_frame(void *context, enum frame_event event, struct span bytes)
-{
-    struct connection *connection = context;
-
-    if (event == FRAME_LINES)
-        ingest_lines(connection->receiver->options.ingest, bytes, false);
-    else
-        ingest_reject(connection->receiver->options.ingest, REJECT_TOO_LONG, bytes);
-}
-
-/* The stream is over. A last line without LF counts if the client ended it so; else nobody knows whether it
- * is whole.
- */
-static void end_connection(struct connection *connection, bool cut)
-{
-    struct span rest = frame_rest(&connection->frame);
-
-    if (rest.len > 0)
-        ingest_lines(connection->receiver->options.ingest, rest, cut);
-    connection_free(connection);
-}
-
-/* Returns whether there may be more to read; the connection is gone otherwise unless `*ret_open`. */
-static bool read_connection(struct connection *connection, bool *ret_open)
-{
-    struct receiver *receiver = connection->receiver;
-    ssize_t len = recv(connection->fd, receiver->buffer, LINE_LEN_MAX, 0);
-
-    *ret_open = true;
-    if (len < 0 && (errno == EAGAIN || errno == EINTR))
-        return false;
-    if (len > 0) {
-        counter_add(&connection->listener->bytes, (uint64_t)len);
-        counter_add(&receiver->options.stats->bytes, (uint64_t)len);
-        if (frame_feed(&connection->frame, (struct span){receiver->buffer, (size_t)len}, on_frame,
-                       connection) == 0)
-            return true;
-    }
-    *ret_open = false;
-    end_connection(connection, len != 0);
-    return false;
-}
-
-static void on_stream(evutil_socket_t fd, short events, void *data)
-{
-    struct connection *connection = data;
-    struct receiver *receiver = connection->receiver;
-    bool open;
-
-    (void)fd;
-    (void)events;
-    for (int i = 0; i < READS_PER_TURN; i++)
-        if (!read_connection(connection, &open))
-            break;
-    turn_ends(receiver);
-}
-
-static void connection_new(struct receiver *receiver, struct listener *listener, int fd)
-{
-    struct connection *connection = calloc(1, sizeof(*connection));
-    struct event *event = NULL;
-
-    if (connection)
-        event = event_new(receiver->options.base, fd, EV_READ | EV_PERSIST, on_stream, connection);
-    if (!event || receiver->connections_len >= CONNECTIONS_MAX) {
-        counter_add(&receiver->options.stats->connections_refused, 1);
-        if (event)
-            event_free(event);
-        free(connection);
-        close(fd);
+    /* Without EV_READ it is us, with more to do. */
+    if ((events & EV_READ) && read(fd, &looks, sizeof(looks)) < 0)
         return;
-    }
-    *connection = (struct connection){.receiver = receiver, .listener = listener, .event = event, .fd = fd};
-    frame_init(&connection->frame);
-    LIST_INSERT_HEAD(&receiver->connections, connection, link);
-    receiver->connections_len++;
-    counter_add(&receiver->options.stats->connections, 1);
-    event_add(event, NULL);
+    if (take_turn(source) && source->busy)
+        event_active(source->look, EV_TIMEOUT, 0);
 }
 
-static void accept_all(struct source *source)
+/* Without a timer the socket is waited for as any other. */
+static bool add_look(struct source *source)
 {
-    struct receiver *receiver = source->receiver;
-    struct timeval pause = {.tv_usec = ACCEPT_PAUSE_MS * 1000};
-
-    for (int i = 0; i < ACCEPTS_PER_TURN; i++) {
-        int fd = accept4(source->listener->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-        if (fd >= 0) {
-            connection_new(receiver, source->listener, fd);
-        } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
-            /* The connection stays in the backlog, and would wake us at once. */
-            event_del(source->event);
-            event_add(receiver->accept_again, &pause);
-            return;
-        } else if (errno == EAGAIN) {
-            return;
-        }
-    }
+    source->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    if (source->timer_fd < 0)
+        return true;
+    source->look =
+        event_new(source->receiver->options.base, source->timer_fd, EV_READ | EV_PERSIST, on_look, source);
+    return source->look && event_add(source->look, NULL) == 0;
 }
 
-static void on_accept(evutil_socket_t fd, short events, void *data)
+static void remove_source(struct source *source)
 {
-    (void)fd;
-    (void)events;
-    accept_all(data);
-}
-
-static void on_accept_again(evutil_socket_t fd, short events, void *data)
-{
-    struct receiver *receiver = data;
-
-    (void)fd;
-    (void)events;
-    for (size_t i = 0; i < receiver->options.listeners_len; i++)
-        event_add(receiver->sources[i].event, NULL);
-}
-
-static bool add_source(struct receiver *receiver, size_t i)
-{
-    struct source *source = &receiver->sources[i];
-
-    source->receiver = receiver;
-    source->listener = &receiver->options.listeners[i];
-    source->event = event_new(receiver->options.base, source->listener->fd, EV_READ | EV_PERSIST,
-                              source->listener->kind == LISTENER_TCP ? on_accept : on_datagrams, source);
-    return source->event && event_add(source->event, NULL) == 0;
+    event_free(source->event);
+    if (source->look)
+        event_free(source->look);
+    if (source->timer_fd >= 0)
+        close(source->timer_fd);
 }
 
 struct receiver *receiver_new(const struct receiver_options *options)
 {
     struct receiver *receiver = calloc(1, sizeof(*receiver));
-    void *buffer = mmap(NULL, SLOTS * SLOT_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void *buffer =
+        mmap(NULL, SLOTS * SLOT_STRIDE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-    if (!receiver || buffer == MAP_FAILED)
-        goto fail;
+    if (!receiver || buffer == MAP_FAILED) {
+        if (buffer != MAP_FAILED)
+            munmap(buffer, SLOTS * SLOT_STRIDE);
+        free(receiver);
+        return NULL;
+    }
     receiver->options = *options;
     receiver->buffer = buffer;
-    LIST_INIT(&receiver->connections);
     for (int i = 0; i < SLOTS; i++) {
-        receiver->slots[i] = (struct iovec){receiver->buffer + (size_t)i * SLOT_BYTES, SLOT_BYTES};
+        receiver->slots[i] = (struct iovec){receiver->buffer + (size_t)i * SLOT_STRIDE, SLOT_BYTES};
         receiver->messages[i].msg_hdr.msg_iov = &receiver->slots[i];
         receiver->messages[i].msg_hdr.msg_iovlen = 1;
     }
-    receiver->accept_again = evtimer_new(options->base, on_accept_again, receiver);
-    receiver->sources = calloc(options->listeners_len, sizeof(*receiver->sources));
-    if (!receiver->accept_again || !receiver->sources)
-        goto fail;
-    for (size_t i = 0; i < options->listeners_len; i++)
-        if (!add_source(receiver, i))
-            goto fail;
     return receiver;
-fail:
-    if (buffer != MAP_FAILED && !(receiver && receiver->buffer))
-        munmap(buffer, SLOTS * SLOT_BYTES);
-    receiver_free(receiver);
-    return NULL;
 }
 
 void receiver_free(struct receiver *receiver)
 {
     if (!receiver)
         return;
-    while (!LIST_EMPTY(&receiver->connections))
-        connection_free(LIST_FIRST(&receiver->connections));
-    for (size_t i = 0; receiver->sources && i < receiver->options.listeners_len; i++)
-        if (receiver->sources[i].event)
-            event_free(receiver->sources[i].event);
-    if (receiver->accept_again)
-        event_free(receiver->accept_again);
-    if (receiver->buffer)
-        munmap(receiver->buffer, SLOTS * SLOT_BYTES);
-    free(receiver->sources);
+    for (size_t i = 0; i < receiver->sources_len; i++)
+        remove_source(&receiver->sources[i]);
+    munmap(receiver->buffer, SLOTS * SLOT_STRIDE);
     free(receiver);
+}
+
+int receiver_listen(struct receiver *receiver, struct listener *listener)
+{
+    struct source *source = &receiver->sources[receiver->sources_len];
+
+    if (receiver->sources_len == LISTENERS_MAX)
+        return -ENOMEM;
+    *source = (struct source){.receiver = receiver, .listener = listener, .timer_fd = -1};
+    source->event =
+        event_new(receiver->options.base, listener->fd, EV_READ | EV_PERSIST, on_datagrams, source);
+    if (!source->event)
+        return -ENOMEM;
+    receiver->sources_len++;
+    /* Unix sockets are not looked at: their senders wait once a few datagrams are there. */
+    if (event_add(source->event, NULL) < 0 || (listener->kind == LISTENER_UDP && !add_look(source)))
+        return -ENOMEM;
+    return 0;
 }
 
 void receiver_check_dropped(struct receiver *receiver)
 {
     int64_t now = clock_monotonic_ms();
 
-    for (size_t i = 0; i < receiver->options.listeners_len; i++)
-        receiver->dropped_unlogged += listener_read_dropped(&receiver->options.listeners[i]);
+    for (size_t i = 0; i < receiver->sources_len; i++)
+        receiver->dropped_unlogged += listener_read_dropped(receiver->sources[i].listener);
     if (receiver->dropped_unlogged == 0 ||
         (receiver->dropped_logged_ms != 0 && now - receiver->dropped_logged_ms < LOG_INTERVAL_MS))
         return;
@@ -302,39 +300,22 @@ void receiver_check_dropped(struct receiver *receiver)
 
 static void drain_datagrams(struct receiver *receiver, struct listener *listener)
 {
+    bool more;
+
     listener_shut(listener);
     /* A Unix socket that was shut gives empty datagrams without end. */
-    while (receive_datagrams(receiver, listener) > 0)
-        ingest_publish(receiver->options.ingest);
-}
-
-static void drain_connection(struct connection *connection)
-{
-    bool open;
-
-    while (read_connection(connection, &open))
+    while (receive_datagrams(receiver, listener, &more) > 0)
         ;
-    if (open)
-        end_connection(connection, true);
 }
 
 void receiver_drain(struct receiver *receiver)
 {
-    for (size_t i = 0; i < receiver->options.listeners_len; i++) {
+    for (size_t i = 0; i < receiver->sources_len; i++) {
         struct source *source = &receiver->sources[i];
-        if (source->listener->kind == LISTENER_TCP)
-            accept_all(source);
-        else
-            drain_datagrams(receiver, source->listener);
+        event_del(source->event);
+        if (source->look)
+            event_del(source->look);
+        drain_datagrams(receiver, source->listener);
     }
-    while (!LIST_EMPTY(&receiver->connections))
-        drain_connection(LIST_FIRST(&receiver->connections));
     receiver_check_dropped(receiver);
-    for (size_t i = 0; i < receiver->options.listeners_len; i++) {
-        event_free(receiver->sources[i].event);
-        receiver->sources[i].event = NULL;
-        listener_close(&receiver->options.listeners[i]);
-    }
-    event_del(receiver->accept_again);
-    ingest_publish(receiver->options.ingest);
 }

@@ -14,8 +14,6 @@ struct receiver;
 
 struct receiver_options {
     struct event_base *base;
-    struct listener *listeners; /* kept; the receiver closes them */
-    size_t listeners_len;
     struct ingest *ingest; /* kept */
     struct stats *stats;   /* kept */
     void *context;
@@ -26,10 +24,13 @@ struct receiver_options {
 struct receiver *receiver_new(const struct receiver_options *options);
 void receiver_free(struct receiver *receiver);
 
+/* Keeps the listener, UDP or Unix, and reads from it from now on. -ENOMEM. */
+MUST_CHECK int receiver_listen(struct receiver *receiver, struct listener *listener);
+
 /* Reads the kernel's counts of what it dropped, and warns of it now and then. */
 void receiver_check_dropped(struct receiver *receiver);
 
-/* Lets nothing new in, reads all that the kernel holds, and closes everything. */
+/* Lets nothing new in, and reads all that the kernel holds. */
 void receiver_drain(struct receiver *receiver);
 
 #endif

@@ -23,7 +23,6 @@ struct figure {
 static const struct figure received[] = {
     FIGURE("datagrams", datagrams),
     FIGURE("bytes", bytes),
-    FIGURE("lines", lines),
     FIGURE("connections", connections),
     FIGURE("connections_refused", connections_refused),
 };
@@ -46,15 +45,15 @@ uint64_t status_sum(const struct status_view *view, size_t stats_offset)
 {
     uint64_t sum = 0;
 
-    for (size_t i = 0; i < view->workers_len; i++)
-        sum += counter_get((const counter *)((const char *)worker_stats(view->workers[i]) + stats_offset));
+    for (size_t i = 0; i < view->stats_len; i++)
+        sum += counter_get((const counter *)((const char *)view->stats[i] + stats_offset));
     return sum;
 }
 
 static bool redis_ready(const struct status_view *view)
 {
-    for (size_t i = 0; i < view->workers_len; i++)
-        if (!atomic_load(&worker_stats(view->workers[i])->redis_ready))
+    for (size_t i = 0; i < view->stats_len; i++)
+        if (!atomic_load(&view->stats[i]->redis_ready))
             return false;
     return true;
 }
@@ -103,8 +102,8 @@ static void add_samples(cJSON *root, const struct status_view *view)
     struct sample samples[SAMPLES_MAX];
     char escaped[LOG_TEXT_BYTES];
 
-    for (size_t i = 0; i < view->workers_len; i++) {
-        size_t len = samples_copy(&worker_stats(view->workers[i])->samples, samples);
+    for (size_t i = 0; i < view->stats_len; i++) {
+        size_t len = samples_copy(&view->stats[i]->samples, samples);
         for (size_t j = 0; j < len; j++) {
             cJSON *item = cJSON_CreateObject();
             cJSON_AddStringToObject(item, "reason", reject_name(samples[j].reject));
@@ -172,8 +171,9 @@ char *status_json(const struct status_view *view)
     cJSON *root = cJSON_CreateObject(), *group;
     const char *reason;
     bool ready = status_ready(view, &reason);
-    /* In this order, so that traffic in between makes neither look lost. */
-    uint64_t stored = SUM(view, appended), accepted = SUM(view, accepted);
+    /* What comes later in a line's life is read first, so that traffic in between makes nothing look lost;
+     * and who sees n lines received and none pending may rely on all n. */
+    uint64_t lines = SUM(view, lines), stored = SUM(view, appended), accepted = SUM(view, accepted);
     char *text;
 
     cJSON_AddStringToObject(root, "version", COUNTERD_VERSION);
@@ -184,6 +184,7 @@ char *status_json(const struct status_view *view)
     cJSON_AddBoolToObject(root, "ready", ready);
     cJSON_AddStringToObject(root, "not_ready", reason);
     group = add_figures(root, "received", view, received, ARRAY_LEN(received));
+    add_number(group, "lines", lines);
     add_number(group, "truncated_datagrams", SUM(view, truncated));
     add_number(root, "accepted", accepted);
     add_rejects(root, view);
@@ -192,7 +193,7 @@ char *status_json(const struct status_view *view)
     add_number(root, "kernel_dropped", add_listeners(root, view));
     group = cJSON_AddObjectToObject(root, "table");
     add_number(group, "keys", SUM(view, keys));
-    add_number(group, "keys_max", (uint64_t)view->config->keys_max * view->workers_len);
+    add_number(group, "keys_max", (uint64_t)view->config->keys_max * view->stats_len);
     add_number(group, "bytes", SUM(view, table_bytes));
     add_number(group, "overflow", SUM(view, overflow));
     add_number(root, "pending", accepted > stored ? accepted - stored : 0);

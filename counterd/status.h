@@ -1,4 +1,4 @@
-/* status - every counter that counterd keeps, summed over its workers, as JSON */
+/* status - every counter that counterd keeps, summed over all that count, as JSON */
 #ifndef COUNTERD_STATUS_H
 #define COUNTERD_STATUS_H
 
@@ -9,6 +9,8 @@ struct status_view {
     const struct config *config;
     struct worker **workers;
     size_t workers_len;
+    struct stats **stats; /* of everybody who counts: the workers, and POST /v1/increments */
+    size_t stats_len;
     int64_t started_ms; /* clock_monotonic_ms() */
     bool stopping;
 };
@@ -19,7 +21,7 @@ bool status_ready(const struct status_view *view, const char **ret_reason);
 /* Gives the text of /v1/status, to be freed with free(); NULL when out of memory. */
 char *status_json(const struct status_view *view);
 
-/* One counter summed over the workers, by its offset in struct stats. */
+/* One counter summed over all, by its offset in struct stats. */
 uint64_t status_sum(const struct status_view *view, size_t stats_offset);
 
 #endif

@@ -35,6 +35,8 @@ struct store_callbacks {
     /* The connection, or the try for one, has ended; `state` is STORE_AWAY or STORE_MISFIT. */
     void (*on_lost)(void *context, enum store_state state, const struct error *error);
     void (*on_reply)(void *context, uint32_t shard, enum store_reply reply, uint64_t seq, const char *why);
+    /* A probe found that Redis knows nothing of the writer after `last`. */
+    void (*on_gap)(void *context, uint32_t shard, uint64_t last);
 };
 
 /* Keeps `config` and `base`. Starts to connect at once. Gives NULL when out of memory. */
@@ -47,6 +49,10 @@ bool store_ready(const struct store *store);
 /* Sends a batch, of a ready store; on_reply tells the outcome unless on_lost comes first. */
 void store_append(struct store *store, uint32_t shard, const char *writer, uint64_t known_durable,
                   const struct batch *batch);
+
+/* Asks a ready store whether batch `seq` would be the next; on_gap tells if not, and nothing if it would. */
+void store_probe(struct store *store, uint32_t shard, const char *writer, uint64_t known_durable,
+                 uint64_t seq);
 
 /* Connects and introduces itself once, on a loop of its own, for at most `wait_ms`. 0; -EHOSTUNREACH when
  * Redis is away; -EINVAL when it can't be used as configured. */

@@ -20,6 +20,9 @@
 #define APPEND_FIXED_ARGS (3 + SHARD_KEY_COUNT + 4)
 #define NUMBER_BYTES      24
 
+#define SHARD_KEYS_TEXT "7"
+_Static_assert(SHARD_KEY_COUNT == 7, "the number of keys is spelled out above");
+
 struct store {
     struct event_base *base;
     const struct config *config;
@@ -426,46 +429,88 @@ static void push(struct store *store, int *argc, const char *ptr, size_t len)
     (*argc)++;
 }
 
+/* EVALSHA, or EVAL with the script's text; then its keys and what every script of a writer takes. */
+static int push_script(struct store *store, const struct script *script, bool known,
+                       const struct shard_keys *keys)
+{
+    int argc = 0;
+
+    push(store, &argc, known ? "EVALSHA" : "EVAL", strlen(known ? "EVALSHA" : "EVAL"));
+    push(store, &argc, known ? script->sha1 : script->text, strlen(known ? script->sha1 : script->text));
+    push(store, &argc, SHARD_KEYS_TEXT, strlen(SHARD_KEYS_TEXT));
+    for (int i = 0; i < SHARD_KEY_COUNT; i++)
+        push(store, &argc, keys->name[i], strlen(keys->name[i]));
+    return argc;
+}
+
+static void send_script(struct store *store, redisCallbackFn *callback, uint32_t shard, int argc)
+{
+    /* When it can't even be queued (the connection is being given up, or no memory), the deadline deals with
+     * it. */
+    (void)redisAsyncCommandArgv(store->redis, callback, (void *)(uintptr_t)shard, argc, store->argv,
+                                store->argv_len);
+    owe(store);
+}
+
 void store_append(struct store *store, uint32_t shard, const char *writer, uint64_t known_durable,
                   const struct batch *batch)
 {
-    const struct script *script = &scripts[SCRIPT_APPEND];
-    char fixed[4][NUMBER_BYTES];
+    uint64_t fixed[] = {batch->seq, known_durable, batch->events};
+    char fixed_text[ARRAY_LEN(fixed)][NUMBER_BYTES];
     struct shard_keys keys;
     struct span key;
     int64_t delta;
     size_t at = 0;
-    int argc = 0;
+    int argc;
 
     assert(store->state == STORE_READY);
     keyspace_shard_keys(&keys, store->config->namespace, shard);
-    snprintf(fixed[0], NUMBER_BYTES, "%d", SHARD_KEY_COUNT);
-    snprintf(fixed[1], NUMBER_BYTES, "%" PRIu64, batch->seq);
-    snprintf(fixed[2], NUMBER_BYTES, "%" PRIu64, known_durable);
-    snprintf(fixed[3], NUMBER_BYTES, "%" PRIu64, batch->events);
-    if (store->script_known) {
-        push(store, &argc, "EVALSHA", strlen("EVALSHA"));
-        push(store, &argc, script->sha1, strlen(script->sha1));
-    } else {
-        push(store, &argc, "EVAL", strlen("EVAL"));
-        push(store, &argc, script->text, strlen(script->text));
-    }
-    push(store, &argc, fixed[0], strlen(fixed[0]));
-    for (int i = 0; i < SHARD_KEY_COUNT; i++)
-        push(store, &argc, keys.name[i], strlen(keys.name[i]));
+    argc = push_script(store, &scripts[SCRIPT_APPEND], store->script_known, &keys);
     push(store, &argc, writer, strlen(writer));
-    for (size_t i = 1; i < ARRAY_LEN(fixed); i++)
-        push(store, &argc, fixed[i], strlen(fixed[i]));
+    for (size_t i = 0; i < ARRAY_LEN(fixed); i++) {
+        int len = snprintf(fixed_text[i], NUMBER_BYTES, "%" PRIu64, fixed[i]);
+        push(store, &argc, fixed_text[i], (size_t)len);
+    }
     for (size_t i = 0; batch_next_entry(batch, &at, &key, &delta); i++) {
         int len = snprintf(store->numbers[i], NUMBER_BYTES, "%" PRId64, delta);
         push(store, &argc, key.ptr, key.len);
         push(store, &argc, store->numbers[i], (size_t)len);
     }
-    /* When it can't even be queued (the connection is being given up, or no memory), the deadline deals with
-     * it. */
-    (void)redisAsyncCommandArgv(store->redis, on_append, (void *)(uintptr_t)shard, argc, store->argv,
-                                store->argv_len);
-    owe(store);
+    send_script(store, on_append, shard, argc);
+}
+
+static void on_probe(redisAsyncContext *redis, void *data, void *shard_data)
+{
+    struct store *store = redis->data;
+    const redisReply *reply = data;
+
+    if (!reply || !store)
+        return;
+    settle(store);
+    /* An error here is one that the next append will meet too, and tell. */
+    if (reply->type == REDIS_REPLY_ARRAY && reply->elements == 2 &&
+        reply->element[1]->type == REDIS_REPLY_STRING)
+        store->callbacks.on_gap(store->callbacks.context, (uint32_t)(uintptr_t)shard_data,
+                                strtoull(reply->element[1]->str, NULL, 10));
+}
+
+void store_probe(struct store *store, uint32_t shard, const char *writer, uint64_t known_durable,
+                 uint64_t seq)
+{
+    char seq_text[NUMBER_BYTES], durable_text[NUMBER_BYTES];
+    struct shard_keys keys;
+    int argc;
+
+    assert(store->state == STORE_READY);
+    keyspace_shard_keys(&keys, store->config->namespace, shard);
+    snprintf(seq_text, sizeof(seq_text), "%" PRIu64, seq);
+    snprintf(durable_text, sizeof(durable_text), "%" PRIu64, known_durable);
+    /* So rare that its text may go along. */
+    argc = push_script(store, &scripts[SCRIPT_PROBE], false, &keys);
+    push(store, &argc, writer, strlen(writer));
+    push(store, &argc, seq_text, strlen(seq_text));
+    push(store, &argc, durable_text, strlen(durable_text));
+    send_script(store, on_probe, shard, argc);
 }
 
 /* The verdict of store_check(). */

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "counterd/receiver.h"
+#include "counterd/stream.h"
 
 struct worker {
     struct worker_options options;
@@ -17,6 +18,7 @@ struct worker {
     struct ingest *ingest;
     struct pipeline *pipeline;
     struct receiver *receiver;
+    struct streams *streams;
     pthread_t thread;
     bool started;
     /* What other threads ask for; wake_fd says that there is something. */
@@ -32,6 +34,16 @@ static void on_received(void *context)
     struct worker *worker = context;
 
     pipeline_poke(worker->pipeline);
+    /* TCP can be held back, so it is, before its keys come to count as overflow. */
+    if (pipeline_is_crowded(worker->pipeline))
+        streams_pause(worker->streams, true);
+}
+
+static void on_room(void *context)
+{
+    struct worker *worker = context;
+
+    streams_pause(worker->streams, false);
 }
 
 static void on_tick(void *context)
@@ -46,6 +58,12 @@ static void on_done(void *context)
     struct worker *worker = context;
 
     event_base_loopbreak(worker->base);
+}
+
+static void close_listeners(const struct worker_options *options)
+{
+    for (size_t i = 0; i < options->listeners_len; i++)
+        listener_close(&options->listeners[i]);
 }
 
 static void on_wake(evutil_socket_t fd, short events, void *data)
@@ -65,39 +83,58 @@ static void on_wake(evutil_socket_t fd, short events, void *data)
     pipeline_set_limits(worker->pipeline, &limits);
     if (stop) {
         receiver_drain(worker->receiver);
+        streams_drain(worker->streams);
+        close_listeners(&worker->options);
         pipeline_finish(worker->pipeline);
     }
 }
 
-static bool set_up(struct worker *worker)
+static bool set_up_pipeline(struct worker *worker)
 {
-    const struct worker_options *options = &worker->options;
-    struct receiver_options receiver = {
-        .listeners = options->listeners,
-        .listeners_len = options->listeners_len,
-        .stats = &worker->stats,
-        .context = worker,
-        .on_received = on_received,
-    };
-    struct pipeline_options pipeline = {
-        .config = options->config,
+    struct pipeline_options options = {
+        .base = worker->base,
+        .config = worker->options.config,
+        .ingest = worker->ingest,
         .stats = &worker->stats,
         .context = worker,
         .on_tick = on_tick,
+        .on_room = on_room,
         .on_done = on_done,
     };
 
+    worker->pipeline = pipeline_new(&options);
+    return worker->pipeline != NULL;
+}
+
+static bool set_up_sockets(struct worker *worker)
+{
+    struct receiver_options receiver = {worker->base, worker->ingest, &worker->stats, worker, on_received};
+    struct streams_options streams = {worker->base,   worker->ingest, worker->pipeline,
+                                      &worker->stats, worker,         on_received};
+    int r = 0;
+
+    worker->receiver = receiver_new(&receiver);
+    worker->streams = streams_new(&streams);
+    if (!worker->receiver || !worker->streams)
+        return false;
+    for (size_t i = 0; i < worker->options.listeners_len && r == 0; i++) {
+        struct listener *listener = &worker->options.listeners[i];
+        r = listener->kind == LISTENER_TCP ? streams_listen(worker->streams, listener)
+                                           : receiver_listen(worker->receiver, listener);
+    }
+    return r == 0;
+}
+
+static bool set_up(struct worker *worker)
+{
     worker->base = event_base_new();
     worker->ingest = ingest_new(&worker->stats);
     worker->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (!worker->base || !worker->ingest || worker->wake_fd < 0)
         return false;
-    pipeline.base = receiver.base = worker->base;
-    pipeline.ingest = receiver.ingest = worker->ingest;
     worker->wake = event_new(worker->base, worker->wake_fd, EV_READ | EV_PERSIST, on_wake, worker);
-    worker->pipeline = pipeline_new(&pipeline);
-    worker->receiver = receiver_new(&receiver);
-    return worker->wake && worker->pipeline && worker->receiver && event_add(worker->wake, NULL) == 0;
+    return worker->wake && event_add(worker->wake, NULL) == 0 && set_up_pipeline(worker) &&
+           set_up_sockets(worker);
 }
 
 struct worker *worker_new(const struct worker_options *options)
@@ -105,8 +142,7 @@ struct worker *worker_new(const struct worker_options *options)
     struct worker *worker = calloc(1, sizeof(*worker));
 
     if (!worker) {
-        for (size_t i = 0; i < options->listeners_len; i++)
-            listener_close(&options->listeners[i]);
+        close_listeners(options);
         free(options->listeners);
         return NULL;
     }
@@ -127,11 +163,11 @@ void worker_free(struct worker *worker)
         return;
     if (worker->started)
         pthread_join(worker->thread, NULL);
+    streams_free(worker->streams);
     receiver_free(worker->receiver);
     pipeline_free(worker->pipeline);
     ingest_free(worker->ingest);
-    for (size_t i = 0; i < worker->options.listeners_len; i++)
-        listener_close(&worker->options.listeners[i]);
+    close_listeners(&worker->options);
     free(worker->options.listeners);
     if (worker->wake)
         event_free(worker->wake);

@@ -63,6 +63,7 @@ enum script_id {
     SCRIPT_PEEK,
     SCRIPT_STATE,
     SCRIPT_AUDIT,
+    SCRIPT_PROBE,
     SCRIPT_COUNT
 };
 

@@ -2,6 +2,8 @@
 
 #include <assert.h>
 
+#include "lib/text.h"
+
 /* 9999-12-31T23:59:59Z */
 #define TIME_MAX INT64_C(253402300799)
 
@@ -18,81 +20,13 @@ const char *reject_name(enum reject reject)
     return reject_names[reject];
 }
 
-/* Length of the UTF-8 sequence at `at`, 0 when it is not one: Unicode 15, table 3-7 (no overlong forms, no
- * surrogates, nothing above U+10FFFF). */
-static size_t utf8_sequence(const unsigned char *at, size_t len)
-{
-    unsigned char low = 0x80, high = 0xbf;
-    size_t tail;
-
-    if (at[0] < 0x80)
-        return 1;
-    if (at[0] < 0xc2 || at[0] > 0xf4)
-        return 0;
-    tail = at[0] < 0xe0 ? 1 : at[0] < 0xf0 ? 2 : 3;
-    if (at[0] == 0xe0)
-        low = 0xa0;
-    else if (at[0] == 0xed)
-        high = 0x9f;
-    else if (at[0] == 0xf0)
-        low = 0x90;
-    else if (at[0] == 0xf4)
-        high = 0x8f;
-    if (len <= tail || at[1] < low || at[1] > high)
-        return 0;
-    for (size_t i = 2; i <= tail; i++)
-        if ((at[i] & 0xc0) != 0x80)
-            return 0;
-    return tail + 1;
-}
-
-static bool utf8_valid(struct span text)
-{
-    size_t i = 0;
-
-    while (i < text.len) {
-        size_t len = utf8_sequence((const unsigned char *)text.ptr + i, text.len - i);
-        if (len == 0)
-            return false;
-        i += len;
-    }
-    return true;
-}
-
-/* What may stand neither in a key nor in the name or value of a tag. */
-static bool has_forbidden(struct span text)
-{
-    for (size_t i = 0; i < text.len; i++) {
-        unsigned char c = (unsigned char)text.ptr[i];
-        if (c <= 0x20 || c == ':' || c == '|')
-            return true;
-    }
-    return false;
-}
-
 static enum reject check_key(struct span key)
 {
-    if (key.len == 0 || has_forbidden(key))
+    if (key.len == 0 || text_has_forbidden(key))
         return REJECT_KEY;
     if (key.len > KEY_LEN_MAX)
         return REJECT_TOO_LONG;
-    return utf8_valid(key) ? REJECT_NONE : REJECT_UTF8;
-}
-
-/* What is in front of the next `separator`, or all of it; `*rest` moves behind the separator, and its ptr is
- * NULL when there is none: "a|" has two parts, "a" one. */
-static struct span split(struct span *rest, char separator)
-{
-    const char *end = rest->len ? memchr(rest->ptr, separator, rest->len) : NULL;
-    struct span part = *rest;
-
-    if (!end) {
-        *rest = (struct span){NULL, 0};
-        return part;
-    }
-    part.len = (size_t)(end - part.ptr);
-    *rest = (struct span){end + 1, rest->len - part.len - 1};
-    return part;
+    return text_is_utf8(key) ? REJECT_NONE : REJECT_UTF8;
 }
 
 static enum reject reject_of(enum decimal_result result, enum reject malformed)
@@ -115,7 +49,7 @@ static enum reject parse_values(struct span values, __int128 *ret_sum)
     *ret_sum = 0;
     while (values.ptr) {
         int64_t micros;
-        enum decimal_result result = decimal_parse(split(&values, ':'), &micros);
+        enum decimal_result result = decimal_parse(text_split(&values, ':'), &micros);
         if (result != DECIMAL_OK)
             return reject_of(result, REJECT_VALUE);
         *ret_sum += micros;
@@ -186,19 +120,19 @@ static enum reject parse_statsd(struct span line, struct metric *metric)
     enum reject reject;
     __int128 sum;
 
-    head = split(&rest, '|');
+    head = text_split(&rest, '|');
     values = head;
-    metric->key = split(&values, ':');
+    metric->key = text_split(&values, ':');
     if (!values.ptr || !rest.ptr)
         return REJECT_SYNTAX;
-    type = split(&rest, '|');
+    type = text_split(&rest, '|');
     if (type.len != 1 || type.ptr[0] != 'c')
         return REJECT_TYPE;
     reject = check_key(metric->key);
     if (reject == REJECT_NONE)
         reject = parse_values(values, &sum);
     while (reject == REJECT_NONE && rest.ptr)
-        reject = parse_field(split(&rest, '|'), &fields);
+        reject = parse_field(text_split(&rest, '|'), &fields);
     if (reject == REJECT_NONE)
         reject = reject_of(decimal_divide(sum, fields.rate, &metric->micros), REJECT_RANGE);
     return reject;
@@ -222,7 +156,7 @@ static enum reject parse_spelled_out(struct span rest, const struct verb *verb, 
 {
     enum reject reject;
 
-    metric->key = split(&rest, ' ');
+    metric->key = text_split(&rest, ' ');
     metric->micros = MICROS_PER_UNIT;
     if (verb->needs_value && !rest.ptr)
         return REJECT_SYNTAX;
@@ -264,112 +198,72 @@ enum reject metric_parse(struct span line, struct metric *ret_metric)
     return reject;
 }
 
-struct tag {
-    struct span name;
-    struct span value; /* ptr NULL: a tag without a value */
-};
+/* A number of so many digits is in the range, and no value is longer unless it is wrong. */
+#define PLAIN_DIGITS_MAX 12
 
-/* A tag takes at least two bytes, ";a", and the key one. */
-#define TAGS_MAX ((KEY_LEN_MAX - 1) / 2)
-
-struct tag_set {
-    struct tag tags[TAGS_MAX]; /* sorted by name, each name once */
-    size_t len;
-    bool too_many;
-};
-
-static int compare_names(struct span a, struct span b)
+/* page.home:-12|c
+ *           ^^^    what is behind the number; NULL when there is none */
+static inline const char *parse_plain_number(const char *at, const char *end, int64_t *ret_micros)
 {
-    size_t common = a.len < b.len ? a.len : b.len;
-    int order = memcmp(a.ptr, b.ptr, common);
+    bool negative = at < end && *at == '-';
+    const char *first = at += negative;
+    uint64_t units = 0;
 
-    return order ? order : (a.len > b.len) - (a.len < b.len);
+    for (; at < end && (unsigned char)(*at - '0') <= 9; at++)
+        units = units * 10 + (unsigned char)(*at - '0');
+    if (at == first || at - first > PLAIN_DIGITS_MAX)
+        return NULL;
+    *ret_micros = (negative ? -(int64_t)units : (int64_t)units) * MICROS_PER_UNIT;
+    return at;
 }
 
-static void put_tag(struct tag_set *set, const struct tag *tag)
+/* page.home:12|c|#env:prod
+ *                 ^^^^^^^^   what is behind the tags; NULL when another field is */
+static __attribute__((noinline)) const char *parse_plain_tags(const char *at, const char *end,
+                                                              struct span *ret_tags)
 {
-    size_t low = 0, high = set->len;
+    const char *lf = memchr(at, '\n', (size_t)(end - at));
+    size_t len = (size_t)((lf ? lf : end) - at);
 
-    while (low < high) {
-        size_t middle = (low + high) / 2;
-        int order = compare_names(tag->name, set->tags[middle].name);
-        if (order == 0) {
-            set->tags[middle] = *tag;
-            return;
-        }
-        if (order < 0)
-            high = middle;
-        else
-            low = middle + 1;
-    }
-    if (set->len == TAGS_MAX) {
-        set->too_many = true;
-        return;
-    }
-    memmove(&set->tags[low + 1], &set->tags[low], (set->len - low) * sizeof(*tag));
-    set->tags[low] = *tag;
-    set->len++;
+    if (memchr(at, '|', len))
+        return NULL;
+    if (len > 0 && at[len - 1] == '\r')
+        len--;
+    ret_tags->ptr = at;
+    ret_tags->len = len;
+    return at + len;
 }
 
-/* env:prod
- * ^^^ ^^^^   name and value, in either of which there is no ';', in the name no '=' */
-static bool parse_tag(struct span text, struct tag *ret_tag)
+/* page.home:12|c|#env:prod
+ * ^^^^^^^^^ ^^   ^^^^^^^^^   key, a number, perhaps tags
+ *
+ * The result is written member by member: put together elsewhere and then copied, it would be read back in
+ * wider pieces than it was written in, and the processor waits for that. */
+size_t metric_parse_plain(struct span text, struct metric *ret_metric)
 {
-    ret_tag->value = text;
-    ret_tag->name = split(&ret_tag->value, ':');
-    return ret_tag->name.len > 0 && !memchr(ret_tag->name.ptr, '=', ret_tag->name.len) &&
-           !memchr(text.ptr, ';', text.len) && !has_forbidden(ret_tag->name) &&
-           !(ret_tag->value.ptr && has_forbidden(ret_tag->value));
-}
+    const char *at = text.ptr + text_plain_len(text), *end = text.ptr + text.len;
+    size_t key_len = (size_t)(at - text.ptr);
 
-/* Bounded writing; once too long, it stays so. */
-struct writer {
-    char *buf;
-    size_t len;
-    bool full;
-};
-
-static void put(struct writer *writer, const char *ptr, size_t len)
-{
-    if (writer->full || len > KEY_LEN_MAX - writer->len) {
-        writer->full = true;
-        return;
+    if (key_len == 0 || key_len > KEY_LEN_MAX || at == end || *at != ':')
+        return 0;
+    at = parse_plain_number(at + 1, end, &ret_metric->micros);
+    if (!at || end - at < 2 || at[0] != '|' || at[1] != 'c')
+        return 0;
+    at += 2;
+    ret_metric->key.ptr = text.ptr;
+    ret_metric->key.len = key_len;
+    ret_metric->tags.ptr = NULL;
+    ret_metric->tags.len = 0;
+    ret_metric->time = -1;
+    ret_metric->fields_ignored = 0;
+    if (end - at >= 2 && at[0] == '|' && at[1] == '#') {
+        at = parse_plain_tags(at + 2, end, &ret_metric->tags);
+        if (!at)
+            return 0;
     }
-    if (len > 0)
-        memcpy(writer->buf + writer->len, ptr, len);
-    writer->len += len;
-}
-
-enum reject metric_canonical_key(const struct metric *metric, char buf[KEY_LEN_MAX], size_t *ret_len)
-{
-    struct writer writer = {.buf = buf};
-    struct tag_set set;
-    struct span rest = metric->tags;
-
-    set.len = 0;
-    set.too_many = false;
-    while (rest.ptr) {
-        struct span text = split(&rest, ',');
-        struct tag tag;
-        if (text.len == 0)
-            continue;
-        if (!parse_tag(text, &tag))
-            return REJECT_KEY;
-        put_tag(&set, &tag);
-    }
-    put(&writer, metric->key.ptr, metric->key.len);
-    for (size_t i = 0; i < set.len; i++) {
-        put(&writer, ";", 1);
-        put(&writer, set.tags[i].name.ptr, set.tags[i].name.len);
-        if (set.tags[i].value.ptr)
-            put(&writer, "=", 1);
-        put(&writer, set.tags[i].value.ptr, set.tags[i].value.len);
-    }
-    if (writer.full || set.too_many)
-        return REJECT_TOO_LONG;
-    /* What separates tags is ASCII, so all are valid if the whole is. */
-    if (!utf8_valid(metric->tags))
-        return REJECT_UTF8;
-    *ret_len = writer.len;
-    return REJECT_NONE;
+    if (at < end && *at == '\r')
+        at++;
+    if (at < end && *at != '\n')
+        return 0;
+    return (size_t)(at - text.ptr) + (at < end);
 }

@@ -40,6 +40,16 @@ struct metric {
 /* Parses one line, without its LF or CR LF, not blank. `ret_metric` holds something only on REJECT_NONE. */
 MUST_CHECK enum reject metric_parse(struct span line, struct metric *ret_metric);
 
+/* The same for what nearly all lines are: an ASCII key, one whole number, type c, and at most tags. Returns
+ * how many bytes of `text` the first line takes, with its LF; 0 when it is of another kind, or blank: then
+ * metric_parse() judges. */
+MUST_CHECK size_t metric_parse_plain(struct span text, struct metric *ret_metric);
+
+/* The same for what nearly all lines are: an ASCII key, one whole number, type c, and at most tags. Returns
+ * how many bytes of `text` the first line takes, with its LF if it has one; 0 when it is of another kind, or
+ * wrong, or blank: then metric_parse() judges. Reads nothing behind `text`. */
+MUST_CHECK size_t metric_parse_plain(struct span text, struct metric *ret_metric);
+
 /* Writes the key with its tags in canonical form into `buf` and its length into `ret_len`. */
 MUST_CHECK enum reject metric_canonical_key(const struct metric *metric, char buf[KEY_LEN_MAX],
                                             size_t *ret_len);

@@ -2,68 +2,171 @@
 
 #include <assert.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #include "lib/decimal.h"
 #include "lib/keyspace.h"
 
-#define SLOTS_MIN 1024
+#define SLOTS_MIN 1024 /* a power of two */
 
-/* Keys lie in the arena as a length byte and the bytes, at multiples of 8, so that 32 bits reach 32 GiB.
- * Place 0 is never used: it marks a free slot, and the end of a chain. */
+/* A page of the larger kind. */
+#define HUGE_BYTES ((size_t)2 << 20)
+
+/* Entries lie in the arena at multiples of 8, so that 32 bits reach 32 GiB. Place 0 is never used: it marks a
+ * free slot. The arena grows by chunks, so that nothing is ever copied or moved. */
 #define ARENA_UNIT  8
-#define ARENA_BYTES 4096
+#define CHUNK_BYTES HUGE_BYTES
+#define CHUNK_UNITS (CHUNK_BYTES / ARENA_UNIT)
 
 /* OVERFLOW_KEY lies in front of all others and is never taken away, so that it needs no memory to come. */
 #define OVERFLOW_AT 1
 
+/* Half of the hash is enough to place an entry, also in a larger index, and to tell it from nearly all
+ * others: looking a key up touches one slot and one entry, and growing touches no entry at all. */
 struct slot {
-    uint64_t hash;
+    uint32_t hash;
+    uint32_t entry_at; /* in units of the arena; 0 = free */
+};
+
+struct entry {
     int64_t micros;
     uint64_t events;
-    uint32_t key_at; /* in units of the arena; 0 = free */
-    uint32_t next;   /* index + 1 of the next slot of this shard; 0 = last */
+    uint32_t hash; /* as in its slot */
+    uint8_t key_len;
+    char key[];
+};
+
+/* The entries of a shard. Not a chain through them: what is popped next must be known before it is loaded. */
+struct list {
+    uint32_t *entries_at;
+    uint32_t len, room;
 };
 
 struct table {
     struct slot *slots;
-    size_t mask; /* slots - 1; a power of two */
+    size_t mask; /* slots - 1 */
     size_t keys, keys_max;
     uint64_t events;
-    unsigned char *arena;
-    size_t arena_used, arena_bytes;
+    char **chunks;
+    size_t chunks_len, chunks_room;
+    size_t arena_used; /* of all chunks; what is left over at the end of one counts as used */
     uint32_t shards;
     bool draining;
-    uint32_t heads[]; /* by shard: index + 1 of its first slot */
+    uint32_t overflow_shard;
+    struct list lists[]; /* by shard */
 };
 
-static size_t arena_size(size_t key_len)
+static size_t entry_size(size_t key_len)
 {
-    return (1 + key_len + ARENA_UNIT - 1) / ARENA_UNIT * ARENA_UNIT;
+    return (offsetof(struct entry, key) + key_len + ARENA_UNIT - 1) / ARENA_UNIT * ARENA_UNIT;
+}
+
+static struct entry *entry_at(const struct table *table, uint32_t at)
+{
+    return (struct entry *)(table->chunks[at / CHUNK_UNITS] + at % CHUNK_UNITS * ARENA_UNIT);
+}
+
+/* The low bits choose the shard. */
+static uint32_t slot_hash(uint64_t hash)
+{
+    return (uint32_t)(hash >> 32);
+}
+
+static void write_entry(struct table *table, uint32_t at, struct span key)
+{
+    struct entry *entry = entry_at(table, at);
+
+    entry->key_len = (uint8_t)key.len;
+    memcpy(entry->key, key.ptr, key.len);
 }
 
 static void clear_arena(struct table *table)
 {
-    table->arena_used = OVERFLOW_AT * ARENA_UNIT + arena_size(strlen(OVERFLOW_KEY));
+    table->arena_used = OVERFLOW_AT * ARENA_UNIT + entry_size(strlen(OVERFLOW_KEY));
+}
+
+/* Zeroed pages. `huge` asks for large ones: what is read here and there in more memory than the processor
+ * caches else waits as long for the translation of its address as for the memory itself. */
+static void *map_pages(size_t bytes, bool huge)
+{
+    size_t extra = huge ? HUGE_BYTES : 0, lead;
+    char *at = mmap(NULL, bytes + extra, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    if (at == MAP_FAILED)
+        return NULL;
+    if (!huge)
+        return at;
+    lead = -(uintptr_t)at % HUGE_BYTES;
+    if (lead > 0)
+        munmap(at, lead);
+    munmap(at + lead + bytes, extra - lead);
+    (void)madvise(at + lead, bytes, MADV_HUGEPAGE);
+    return at + lead;
+}
+
+static struct slot *new_slots(size_t count)
+{
+    size_t bytes = count * sizeof(struct slot);
+
+    return map_pages(bytes, bytes >= HUGE_BYTES);
+}
+
+static void free_slots_of(struct slot *slots, size_t count)
+{
+    if (slots)
+        munmap(slots, count * sizeof(*slots));
+}
+
+/* The first chunk is of ordinary pages: most tables never need more than a few of them. */
+static bool add_chunk(struct table *table)
+{
+    if (table->chunks_len == table->chunks_room) {
+        size_t room = table->chunks_room * 2 + 8;
+        char **chunks = realloc(table->chunks, room * sizeof(*chunks));
+        if (!chunks)
+            return false;
+        table->chunks = chunks;
+        table->chunks_room = room;
+    }
+    table->chunks[table->chunks_len] = map_pages(CHUNK_BYTES, table->chunks_len > 0);
+    if (!table->chunks[table->chunks_len])
+        return false;
+    table->chunks_len++;
+    return true;
+}
+
+/* Makes sure that so many more fit. */
+static bool make_room(struct list *list, uint32_t more)
+{
+    uint32_t room = list->room > 0 ? list->room * 2 : 8;
+    uint32_t *entries_at;
+
+    if (list->room - list->len >= more)
+        return true;
+    entries_at = realloc(list->entries_at, room * sizeof(*entries_at));
+    if (!entries_at)
+        return false;
+    list->entries_at = entries_at;
+    list->room = room;
+    return true;
 }
 
 struct table *table_new(uint32_t shards, size_t keys_max)
 {
-    struct table *table = calloc(1, sizeof(*table) + shards * sizeof(table->heads[0]));
+    struct table *table = calloc(1, sizeof(*table) + shards * sizeof(table->lists[0]));
 
     if (!table)
         return NULL;
     table->shards = shards;
     table->keys_max = keys_max;
     table->mask = SLOTS_MIN - 1;
-    table->slots = calloc(SLOTS_MIN, sizeof(*table->slots));
-    table->arena = malloc(ARENA_BYTES);
-    table->arena_bytes = ARENA_BYTES;
-    if (!table->slots || !table->arena) {
+    table->slots = new_slots(SLOTS_MIN);
+    table->overflow_shard = keyspace_shard(keyspace_hash(span_of(OVERFLOW_KEY)), shards);
+    if (!table->slots || !add_chunk(table) || !make_room(&table->lists[table->overflow_shard], 1)) {
         table_free(table);
         return NULL;
     }
-    table->arena[OVERFLOW_AT * ARENA_UNIT] = strlen(OVERFLOW_KEY);
-    memcpy(table->arena + OVERFLOW_AT * ARENA_UNIT + 1, OVERFLOW_KEY, strlen(OVERFLOW_KEY));
+    write_entry(table, OVERFLOW_AT, span_of(OVERFLOW_KEY));
     clear_arena(table);
     return table;
 }
@@ -72,8 +175,12 @@ void table_free(struct table *table)
 {
     if (!table)
         return;
-    free(table->slots);
-    free(table->arena);
+    for (size_t i = 0; i < table->chunks_len; i++)
+        munmap(table->chunks[i], CHUNK_BYTES);
+    for (uint32_t i = 0; i < table->shards; i++)
+        free(table->lists[i].entries_at);
+    free(table->chunks);
+    free_slots_of(table->slots, table->mask + 1);
     free(table);
 }
 
@@ -82,32 +189,47 @@ void table_set_keys_max(struct table *table, size_t keys_max)
     table->keys_max = keys_max;
 }
 
-static struct span key_of(const struct table *table, const struct slot *slot)
+static struct span key_of(const struct entry *entry)
 {
-    const unsigned char *at = table->arena + (size_t)slot->key_at * ARENA_UNIT;
+    return (struct span){entry->key, entry->key_len};
+}
 
-    return (struct span){(const char *)at + 1, at[0]};
+static uint64_t load_word(const char *at)
+{
+    uint64_t word;
+
+    memcpy(&word, at, sizeof(word));
+    return word;
+}
+
+/* As memcmp() would tell, but without a call for what is usually two or three words. */
+static inline bool is_key_of(const struct entry *entry, struct span key)
+{
+    size_t word = sizeof(uint64_t), at = 0;
+
+    if (entry->key_len != key.len)
+        return false;
+    if (key.len < word)
+        return memcmp(entry->key, key.ptr, key.len) == 0;
+    for (; at + word < key.len; at += word)
+        if (load_word(entry->key + at) != load_word(key.ptr + at))
+            return false;
+    /* The last word overlaps with the one before, unless the length is a multiple. */
+    return load_word(entry->key + key.len - word) == load_word(key.ptr + key.len - word);
 }
 
 /* The slot that holds the key, or the free one where it belongs. */
-static struct slot *find_slot(const struct table *table, struct span key, uint64_t hash)
+static inline struct slot *find_slot(const struct table *table, struct span key, uint64_t hash)
 {
-    size_t i = hash & table->mask;
+    size_t i = slot_hash(hash) & table->mask;
 
     for (;;) {
         struct slot *slot = &table->slots[i];
-        if (slot->key_at == 0 || (slot->hash == hash && span_equal(key_of(table, slot), key)))
+        if (slot->entry_at == 0 ||
+            (slot->hash == slot_hash(hash) && is_key_of(entry_at(table, slot->entry_at), key)))
             return slot;
         i = (i + 1) & table->mask;
     }
-}
-
-static void chain(struct table *table, struct slot *slot)
-{
-    uint32_t *head = &table->heads[keyspace_shard(slot->hash, table->shards)];
-
-    slot->next = *head;
-    *head = (uint32_t)(slot - table->slots) + 1;
 }
 
 static bool grow_slots(struct table *table)
@@ -115,111 +237,169 @@ static bool grow_slots(struct table *table)
     size_t mask = table->mask * 2 + 1;
     struct slot *old = table->slots, *slots;
 
-    /* Chains hold index + 1 in 32 bits. */
     if (mask >= UINT32_MAX)
         return false;
-    slots = calloc(mask + 1, sizeof(*slots));
+    slots = new_slots(mask + 1);
     if (!slots)
         return false;
-    memset(table->heads, 0, table->shards * sizeof(table->heads[0]));
-    table->slots = slots;
     for (size_t i = 0; i <= table->mask; i++) {
         size_t at = old[i].hash & mask;
-        if (old[i].key_at == 0)
+        if (old[i].entry_at == 0)
             continue;
-        while (slots[at].key_at != 0)
+        while (slots[at].entry_at != 0)
             at = (at + 1) & mask;
         slots[at] = old[i];
-        chain(table, &slots[at]);
     }
+    free_slots_of(old, table->mask + 1);
+    table->slots = slots;
     table->mask = mask;
-    free(old);
     return true;
 }
 
-/* Room for the key in the arena; 0 when there is none. */
-static uint32_t store_key(struct table *table, struct span key)
+/* Room for an entry of the key in the arena; 0 when there is none. */
+static uint32_t new_entry(struct table *table, struct span key)
 {
-    size_t at = table->arena_used;
-    size_t end = at + arena_size(key.len);
+    size_t size = entry_size(key.len), at = table->arena_used;
 
-    if (end / ARENA_UNIT > UINT32_MAX)
+    /* None lies across the end of a chunk. */
+    if (at % CHUNK_BYTES + size > CHUNK_BYTES)
+        at = (at + CHUNK_BYTES - 1) / CHUNK_BYTES * CHUNK_BYTES;
+    if ((at + size) / ARENA_UNIT > UINT32_MAX || (at / CHUNK_BYTES == table->chunks_len && !add_chunk(table)))
         return 0;
-    if (end > table->arena_bytes) {
-        unsigned char *arena = realloc(table->arena, table->arena_bytes * 2);
-        if (!arena)
-            return 0;
-        table->arena = arena;
-        table->arena_bytes *= 2;
-    }
-    table->arena[at] = (unsigned char)key.len;
-    memcpy(table->arena + at + 1, key.ptr, key.len);
-    table->arena_used = end;
+    write_entry(table, (uint32_t)(at / ARENA_UNIT), key);
+    table->arena_used = at + size;
     return (uint32_t)(at / ARENA_UNIT);
 }
 
-static enum table_result insert(struct table *table, struct slot *slot, const struct table_item *item)
+/* Apart, so that adding to a key that is there already stays short. */
+static __attribute__((noinline)) enum table_result insert(struct table *table, struct slot *slot,
+                                                          const struct table_item *item)
 {
-    /* At two thirds the next key would wait behind others too often. Without memory to grow it fills up to
-     * the last slot but one; find_slot() needs a free one to end at. */
+    /* At two thirds the next key would wait behind others too often. Without memory to grow it fills up;
+     * one slot is OVERFLOW_KEY's, and find_slot() needs a free one to end at. */
     bool crowded = (table->keys + 1) * 3 > (table->mask + 1) * 2;
+    bool overflow = span_is(item->key, OVERFLOW_KEY);
+    uint32_t shard = keyspace_shard(item->hash, table->shards);
+    struct list *list = &table->lists[shard];
+    struct entry *entry;
+    uint32_t at;
 
-    if (table->keys >= table->keys_max &&
-        !(table->keys == table->keys_max && span_is(item->key, OVERFLOW_KEY)))
+    if (!overflow && table->keys >= table->keys_max)
         return TABLE_FULL;
     if (crowded && grow_slots(table))
         slot = find_slot(table, item->key, item->hash);
-    if (table->keys == table->mask)
+    if (table->keys + !overflow >= table->mask)
         return TABLE_FULL;
-    slot->key_at = store_key(table, item->key);
-    if (slot->key_at == 0)
+    /* OVERFLOW_KEY's list always keeps a place for it. */
+    if (!overflow && !make_room(list, 1 + (shard == table->overflow_shard)))
         return TABLE_FULL;
-    slot->hash = item->hash;
-    slot->micros = item->micros;
-    slot->events = item->events;
-    chain(table, slot);
+    at = overflow ? OVERFLOW_AT : new_entry(table, item->key);
+    if (at == 0)
+        return TABLE_FULL;
+    entry = entry_at(table, at);
+    entry->micros = item->micros;
+    entry->events = item->events;
+    entry->hash = slot_hash(item->hash);
+    list->entries_at[list->len++] = at;
+    *slot = (struct slot){slot_hash(item->hash), at};
     table->keys++;
+    table->events += item->events;
+    return TABLE_OK;
+}
+
+static inline enum table_result add(struct table *table, const struct table_item *item)
+{
+    struct slot *slot = find_slot(table, item->key, item->hash);
+    struct entry *entry;
+    int64_t sum;
+
+    if (slot->entry_at == 0)
+        return insert(table, slot, item);
+    entry = entry_at(table, slot->entry_at);
+    if (__builtin_add_overflow(entry->micros, item->micros, &sum))
+        return TABLE_RANGE;
+    if (item->events > 0 && (sum > MICROS_MAX || sum < -MICROS_MAX))
+        return TABLE_RANGE;
+    entry->micros = sum;
+    entry->events += item->events;
     table->events += item->events;
     return TABLE_OK;
 }
 
 enum table_result table_add(struct table *table, const struct table_item *item)
 {
-    struct slot *slot = find_slot(table, item->key, item->hash);
-    int64_t sum;
-
     assert(!table->draining);
-    if (slot->key_at == 0)
-        return insert(table, slot, item);
-    if (__builtin_add_overflow(slot->micros, item->micros, &sum))
-        return TABLE_RANGE;
-    if (item->events > 0 && (sum > MICROS_MAX || sum < -MICROS_MAX))
-        return TABLE_RANGE;
-    slot->micros = sum;
-    slot->events += item->events;
-    table->events += item->events;
-    return TABLE_OK;
+    return add(table, item);
+}
+
+/* Loads ahead what adding the items is going to touch, so that their cache misses run side by side. */
+static void prefetch(const struct table *table, const struct table_item *items, size_t len)
+{
+    for (size_t i = 0; i < len; i++)
+        __builtin_prefetch(&table->slots[slot_hash(items[i].hash) & table->mask], 1);
+    for (size_t i = 0; i < len; i++) {
+        /* Usually the right one, or the beginning of a short walk. */
+        const struct slot *slot = &table->slots[slot_hash(items[i].hash) & table->mask];
+        __builtin_prefetch(entry_at(table, slot->entry_at), 1);
+    }
+}
+
+size_t table_add_all(struct table *table, const struct table_item *items, size_t len,
+                     enum table_result *ret_result)
+{
+    assert(!table->draining);
+    prefetch(table, items, len);
+    *ret_result = TABLE_OK;
+    for (size_t i = 0; i < len; i++) {
+        enum table_result result = add(table, &items[i]);
+        if (result != TABLE_OK) {
+            *ret_result = result;
+            return i;
+        }
+    }
+    return len;
+}
+
+/* Frees the slots from where the key belongs up to the next free one, its own among them. Others' may be too:
+ * while the table drains nothing is looked up, and they find theirs free or at the end of such a row. */
+static void free_slots(struct table *table, uint32_t hash)
+{
+    for (size_t i = hash & table->mask; table->slots[i].entry_at != 0; i = (i + 1) & table->mask)
+        table->slots[i].entry_at = 0;
+}
+
+/* How many pops ahead an entry is loaded, and its slot once the entry is there. */
+#define ENTRIES_AHEAD 16
+#define SLOTS_AHEAD   8
+
+static void prefetch_pops(const struct table *table, const struct list *list)
+{
+    if (list->len > ENTRIES_AHEAD)
+        __builtin_prefetch(entry_at(table, list->entries_at[list->len - 1 - ENTRIES_AHEAD]));
+    if (list->len > SLOTS_AHEAD) {
+        const struct entry *entry = entry_at(table, list->entries_at[list->len - 1 - SLOTS_AHEAD]);
+        __builtin_prefetch(&table->slots[entry->hash & table->mask], 1);
+    }
 }
 
 bool table_pop(struct table *table, uint32_t shard, struct table_item *ret_item)
 {
-    uint32_t head = table->heads[shard];
-    struct slot *slot;
+    struct list *list = &table->lists[shard];
+    const struct entry *entry;
 
-    if (head == 0)
+    if (list->len == 0)
         return false;
-    slot = &table->slots[head - 1];
+    prefetch_pops(table, list);
+    entry = entry_at(table, list->entries_at[--list->len]);
     *ret_item = (struct table_item){
-        .key = key_of(table, slot),
-        .hash = slot->hash,
-        .micros = slot->micros,
-        .events = slot->events,
+        .key = key_of(entry),
+        .hash = keyspace_hash(key_of(entry)),
+        .micros = entry->micros,
+        .events = entry->events,
     };
-    table->heads[shard] = slot->next;
-    table->events -= slot->events;
+    free_slots(table, entry->hash);
+    table->events -= entry->events;
     table->keys--;
-    /* While it drains nothing is looked up, so slots may be freed in any order. */
-    memset(slot, 0, sizeof(*slot));
     table->draining = table->keys > 0;
     if (!table->draining)
         clear_arena(table);
@@ -228,7 +408,7 @@ bool table_pop(struct table *table, uint32_t shard, struct table_item *ret_item)
 
 bool table_has(const struct table *table, uint32_t shard)
 {
-    return table->heads[shard] != 0;
+    return table->lists[shard].len > 0;
 }
 
 size_t table_keys(const struct table *table)
@@ -243,6 +423,12 @@ uint64_t table_events(const struct table *table)
 
 size_t table_bytes(const struct table *table)
 {
-    return (table->mask + 1) * sizeof(*table->slots) + table->arena_bytes + sizeof(*table) +
-           table->shards * sizeof(table->heads[0]);
+    size_t chunks = table->chunks_len * CHUNK_BYTES, lists = 0;
+
+    /* A single chunk is of ordinary pages, of which only those count that have been used. */
+    if (table->chunks_len == 1)
+        chunks = table->arena_used;
+    for (uint32_t i = 0; i < table->shards; i++)
+        lists += sizeof(table->lists[i]) + table->lists[i].room * sizeof(uint32_t);
+    return (table->mask + 1) * sizeof(*table->slots) + chunks + sizeof(*table) + lists;
 }

@@ -1,10 +1,10 @@
 /* table - key -> what it has counted; the memory in which increments gather
  *
- * Open addressing over the keys' hashes, the keys themselves in an arena. A table first fills (table_add),
- * then drains (table_pop) until it is empty, then fills again; adding to one that drains is a bug. Entries of
- * a shard are chained, so that draining costs what is in the table and never a scan of it. Memory is bounded
- * by `keys_max` keys, not by events, and grows by doubling up to that; it is kept when drained. Not
- * thread-safe.
+ * An index of hashes by open addressing, and entries that hold their keys, in an arena. A table first fills
+ * (table_add), then drains (table_pop) until it is empty, then fills again; adding to one that drains is a
+ * bug. Entries of a shard are listed, so that draining costs what is in the table and never a scan of it.
+ * Memory is bounded by `keys_max` keys, not by events, and grows by doubling up to that; it is kept when
+ * drained. Not thread-safe.
  */
 #ifndef LIB_TABLE_H
 #define LIB_TABLE_H
@@ -38,6 +38,11 @@ void table_set_keys_max(struct table *table, size_t keys_max);
  * beyond keys_max, and without memory. An item without events may go beyond the range by less than a unit: a
  * carried fraction is never refused. */
 MUST_CHECK enum table_result table_add(struct table *table, const struct table_item *item);
+
+/* table_add() of each item in turn, in less time than one by one, up to the first that is not TABLE_OK.
+ * Returns how many were added, and the result of the next one. */
+MUST_CHECK size_t table_add_all(struct table *table, const struct table_item *items, size_t len,
+                                enum table_result *ret_result);
 
 /* Takes one entry of the shard out, in no order; false when the shard has none left. */
 MUST_CHECK bool table_pop(struct table *table, uint32_t shard, struct table_item *ret_item);

@@ -10,7 +10,9 @@
 #define ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
 
 /* The result is an error or an outcome that the caller has to look at. */
-#define MUST_CHECK   __attribute__((warn_unused_result))
+#define MUST_CHECK __attribute__((warn_unused_result))
+/* A rare way out of a hot function, kept apart so that the function itself stays short. */
+#define RARE         __attribute__((noinline, cold))
 #define PRINTF(f, a) __attribute__((format(printf, f, a)))
 
 /* Bytes that somebody else owns; not terminated by a NUL, may hold any byte. */

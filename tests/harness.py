@@ -645,6 +645,9 @@ class Case(unittest.TestCase):
 
     def tearDown(self):
         """Ends every counterd as a user would, so that a leak shows; no log may hold a sanitizer's report."""
+        for process in self.processes:  # a test that failed half way may have left one of them stopped
+            if process.alive:
+                process.signal(signal.SIGCONT)
         for process in self.processes:
             if isinstance(process, Counterd) and process.alive and self.redis.alive:
                 process.stop()

@@ -111,8 +111,7 @@ class Junk(harness.Case):
         counterd = self.counterd()
         connection = socket.create_connection(counterd.address("tcp"))
         connection.sendall(b"whole:1|c\ncut:1|c")
-        wait = lambda: counterd.status()["received"]["lines"] >= 1
-        harness.wait_until(wait, what="the first line")
+        harness.wait_until(lambda: counterd.status()["received"]["lines"] >= 1, what="the first line")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         connection.close()
         status = self.assert_conserved(counterd, 2)

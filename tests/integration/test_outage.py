@@ -72,6 +72,19 @@ class Redis(harness.Case):
         self.assertEqual(self.redis.accepted(), 400)
         self.assertEqual(counterd.status()["redis"]["increments_lost"], 0)
 
+    def test_rolled_back_and_nothing_comes_any_more(self):
+        """No traffic that would show it: counterd asks when it is connected again."""
+        counterd = self.counterd()
+        counterd.send_udp([f"key.{n}:1|c" for n in range(100)])
+        counterd.settle(100)
+        backup = self.backup()
+        counterd.send_udp([f"key.{n}:1|c" for n in range(150)])
+        counterd.settle(250)
+        self.roll_back(backup)
+        expected = {f"key.{n}": 2 if n < 100 else 1 for n in range(150)}
+        harness.wait_until(lambda: self.redis.pending() == expected, what=lambda: f"replay\n{counterd.tail()}")
+        self.assertEqual(self.redis.accepted(), 250)
+
     def roll_back(self, backup):
         """Redis dies, and what starts in its place has an older state."""
         self.redis.kill()

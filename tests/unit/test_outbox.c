@@ -216,6 +216,26 @@ START_TEST(one_batch_in_flight_and_the_same_one_again)
 }
 END_TEST
 
+START_TEST(only_a_shard_that_could_have_been_forgotten_is_probed)
+{
+    uint32_t shard = keyspace_shard(keyspace_hash(span_of("0")), SHARDS);
+
+    set_up_with(SIZE_MAX);
+    ck_assert_uint_eq(outbox_probe(outbox, shard), 0);
+    count(0, MICROS_PER_UNIT);
+    settle();
+    ck_assert_uint_eq(outbox_probe(outbox, shard), 2);
+    ck_assert_uint_eq(outbox_probe(outbox, (shard + 1) % SHARDS), 0);
+    count(0, MICROS_PER_UNIT);
+    swap_if_drained();
+    ck_assert_ptr_nonnull(outbox_next(outbox, shard));
+    ck_assert_uint_eq(outbox_probe(outbox, shard), 0);
+    outbox_acknowledge(outbox, shard, 2);
+    ck_assert_uint_eq(outbox_probe(outbox, shard), 0);
+    tear_down();
+}
+END_TEST
+
 /* Redis forgets more than the history holds: what is lost is told, and the numbers stay without a hole. */
 START_TEST(what_no_history_holds_is_told_as_lost)
 {
@@ -304,6 +324,7 @@ static void add_tests(TCase *tests)
     tcase_add_test(tests, fractions_are_carried_until_they_make_a_whole);
     tcase_add_test(tests, a_key_that_came_to_zero_is_sent_all_the_same);
     tcase_add_test(tests, one_batch_in_flight_and_the_same_one_again);
+    tcase_add_test(tests, only_a_shard_that_could_have_been_forgotten_is_probed);
     tcase_add_test(tests, what_no_history_holds_is_told_as_lost);
     tcase_add_loop_test(tests, nothing_is_lost_or_doubled_whatever_happens, 0, 60);
 }

@@ -97,8 +97,12 @@ START_TEST(refuses_keys_beyond_the_limit_but_never_the_overflow_key)
     ck_assert_int_eq(add(table, "c", 1, 1), TABLE_FULL);
     ck_assert_int_eq(add(table, OVERFLOW_KEY, 1, 1), TABLE_OK);
     ck_assert_int_eq(drain_for(table, OVERFLOW_KEY).micros, 2);
+    table_set_keys_max(table, 2);
     ck_assert_int_eq(add(table, "c", 1, 1), TABLE_OK);
-    ck_assert_int_eq(add(table, "d", 1, 1), TABLE_FULL);
+    ck_assert_int_eq(add(table, "d", 1, 1), TABLE_OK);
+    table_set_keys_max(table, 1);
+    ck_assert_int_eq(add(table, "e", 1, 1), TABLE_FULL);
+    ck_assert_int_eq(add(table, OVERFLOW_KEY, 1, 1), TABLE_OK);
     table_free(table);
 }
 END_TEST

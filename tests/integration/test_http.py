@@ -1,0 +1,124 @@
+#!/usr/bin/env python3
+"""test_http - POST /v1/increments: an answer of 200 means that it is in Redis"""
+
+import http.client
+import json
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import harness
+
+
+def post(counterd, lines, method="POST", headers=None):
+    """(code, JSON or text, headers)"""
+    connection = http.client.HTTPConnection(*counterd.address("http"), timeout=harness.DEADLINE_S)
+    try:
+        connection.request(method, "/v1/increments", "\n".join(lines).encode(), headers or {})
+        reply = connection.getresponse()
+        text = reply.read().decode()
+        is_json = reply.getheader("Content-Type") == "application/json"
+        return reply.status, json.loads(text) if is_json else text, reply.headers
+    finally:
+        connection.close()
+
+
+class Increments(harness.Case):
+    def ready(self, **changes):
+        counterd = self.counterd(**changes)
+        harness.wait_until(lambda: counterd.http("/readyz")[0] == 200, what="ready")
+        return counterd
+
+    def test_answered_means_stored(self):
+        """No waiting in between, and a coalesce_ms that would be noticed."""
+        counterd = self.ready(coalesce_ms=60000)
+        for n in range(1, 6):
+            code, answer, _ = post(counterd, ["a:1|c", "", "b:2|c|#x:1\r", "INCR a"])
+            self.assertEqual((code, answer), (200, {"accepted": 3, "rejected": 0, "rejects": []}))
+            self.assertEqual(self.redis.pending(), {"a": 2 * n, "b;x=1": 2 * n})
+
+    def test_rejected_lines_are_named(self):
+        counterd = self.ready()
+        code, answer, _ = post(counterd, ["a:1|c", "junk", "", "b:x|c"] + ["c:1|g"] * 20)
+        self.assertEqual(code, 200)
+        self.assertEqual((answer["accepted"], answer["rejected"]), (1, 22))
+        self.assertEqual(answer["rejects"][:3], [{"line": 2, "reason": "syntax"}, {"line": 4, "reason": "value"},
+                                                 {"line": 5, "reason": "type"}])
+        self.assertEqual(len(answer["rejects"]), 10)
+        status = counterd.status()
+        self.assertEqual((status["accepted"], status["rejected"]["total"]), (1, 22))
+
+    def test_nothing_to_count_is_answered_too(self):
+        counterd = self.ready(coalesce_ms=60000)
+        self.assertEqual(post(counterd, [])[:2], (200, {"accepted": 0, "rejected": 0, "rejects": []}))
+
+    def test_what_can_not_be_taken_is_refused(self):
+        counterd = self.ready()
+        self.assertEqual(post(counterd, ["a:1|c"], method="GET")[0], 405)
+        with socket.create_connection(counterd.address("http")) as stream:
+            stream.sendall(b"POST /v1/increments HTTP/1.1\r\nHost: x\r\nContent-Length: 1048577\r\n\r\n")
+            self.assertIn(b" 413 ", stream.makefile("rb").readline())
+        self.assertEqual(post(counterd, ["a:1|c"], headers={"Idempotency-Key": "k"})[0], 501)
+        self.redis.stop()
+        harness.wait_until(lambda: counterd.http("/readyz")[0] == 503, what="not ready")
+        code, _, headers = post(counterd, ["a:1|c"])
+        self.assertEqual((code, headers["Retry-After"]), (503, "1"))
+        self.assertEqual(counterd.status()["accepted"], 0)
+
+    def test_many_clients_share_appends(self):
+        counterd = self.ready()
+        codes = []
+
+        def client(number):
+            for _ in range(20):
+                codes.append(post(counterd, [f"shared:1|c", f"own.{number}:1|c"])[0])
+
+        clients = [threading.Thread(target=client, args=(number,)) for number in range(16)]
+        for thread in clients:
+            thread.start()
+        for thread in clients:
+            thread.join()
+        self.assertEqual(codes, [200] * 320)
+        self.assertEqual(self.redis.pending(), {"shared": 320} | {f"own.{n}": 20 for n in range(16)})
+
+    def test_no_answer_from_redis_is_told_and_stored_later(self):
+        counterd = self.ready(redis={"url": self.redis.url, "timeout_ms": 200})
+        self.redis.signal(signal.SIGSTOP)
+        code, answer, _ = post(counterd, ["late:1|c"])
+        self.assertEqual((code, answer["accepted"]), (503, 1))
+        self.assertIn("twice", answer["error"])
+        self.redis.signal(signal.SIGCONT)
+        harness.wait_until(lambda: self.redis.pending() == {"late": 1}, what="late is stored")
+
+    def test_a_stop_answers_who_waits(self):
+        counterd = self.ready()
+        self.redis.signal(signal.SIGSTOP)
+        answers = []
+        waiting = threading.Thread(target=lambda: answers.append(post(counterd, ["last:1|c"])))
+        waiting.start()
+        harness.wait_until(lambda: counterd.status()["accepted"] == 1, what="the request is counted")
+        counterd.signal(signal.SIGTERM)
+        counterd.wait_event("stopping")
+        self.redis.signal(signal.SIGCONT)
+        waiting.join()
+        self.assertEqual(answers[0][:2], (200, {"accepted": 1, "rejected": 0, "rejects": []}))
+        self.assertEqual(counterd.wait(), harness.EXIT_OK)
+        self.assertEqual(self.redis.pending(), {"last": 1})
+
+    def test_a_client_that_goes_away_takes_nothing_along(self):
+        counterd = self.ready()
+        self.redis.signal(signal.SIGSTOP)
+        connection = http.client.HTTPConnection(*counterd.address("http"))
+        connection.request("POST", "/v1/increments", b"gone:1|c")
+        harness.wait_until(lambda: counterd.status()["accepted"] == 1, what="the request is counted")
+        connection.close()
+        self.redis.signal(signal.SIGCONT)
+        counterd.settle(1)
+        self.assertEqual(self.redis.pending(), {"gone": 1})
+
+
+if __name__ == "__main__":
+    harness.main()

@@ -1,14 +1,19 @@
 #include "flusher/commands.h"
 
+#include <assert.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <time.h>
 
+#include "flusher/books.h"
+#include "flusher/daemon.h"
 #include "flusher/failure.h"
 #include "flusher/jobs.h"
 #include "flusher/migrate.h"
+#include "flusher/quarantine.h"
 #include "flusher/source_redis.h"
+#include "flusher/whole.h"
 #include "lib/clock.h"
 #include "lib/log.h"
 
@@ -121,6 +126,7 @@ static int finish_run(struct session *session, const struct jobs_result *result,
         .keys = result->keys,
         .total = result->total,
         .events = result->events,
+        .quarantined = result->quarantined,
         .failure = result->failure ? result->error.text : NULL,
     };
 
@@ -142,7 +148,8 @@ static int flush_all(struct session *session, struct error *error)
     log_failures(&result, session->config);
     report_flush(session->options->style,
                  &(struct report_flush){result.keys, result.total, result.events, result.shards,
-                                        result.shards_failed, clock_monotonic_ms() - from_ms,
+                                        result.shards_failed, result.quarantined,
+                                        clock_monotonic_ms() - from_ms,
                                         result.failure ? result.error.text : NULL});
     /* Tried also when the pass failed: that is what the row is for. But then one line about it is enough. */
     if (result.fresh_ms && result.texts) {
@@ -261,21 +268,179 @@ int command_status(const struct config *config, const struct command_options *op
 int command_get(const struct config *config, const struct command_options *options)
 {
     struct session session;
-    struct stored stored;
+    struct stored before, stored;
     struct peek peek;
     struct error error;
     int r = session_open(&session, config, options, &error);
 
     if (r == 0)
         r = session_check(&session, false, &error);
+    /* Only to learn whether Redis has gone back in time, and what it says can't be taken for pending. */
+    if (r == 0)
+        r = records_stored(session.postgres, config, options->key, &before, &error);
     if (r == 0)
         r = source_redis_peek(session.source, span_of(options->key), &peek, &error);
     if (r == 0)
         r = records_stored(session.postgres, config, options->key, &stored, &error);
     if (r == 0) {
         struct key_pending pending = pending_of_key(&peek, &stored);
-        report_key(options->style, options->key, &stored, &pending);
+        report_key(options->style, options->key, &stored, &pending,
+                   audit_went_back(before.head_id, stored.head_id, peek.prev_id, peek.sealed_id));
     }
     session_close(&session);
     return r < 0 ? fail(r, "get_failed", &error) : EX_OK;
+}
+
+/* --- audit --- */
+
+/* The order of the reads is what makes it right while traffic runs; see flusher/audit.h. */
+static int audit_shards(struct session *session, struct shard_audit *shards, struct error *error)
+{
+    const struct config *config = session->config;
+    struct shard_holdings *holdings = calloc((size_t)config->shards, sizeof(*holdings));
+    struct shard_books *books = calloc((size_t)config->shards, sizeof(*books));
+    int r = holdings && books ? books_heads(session->postgres, config, books, error)
+                              : error_set(error, -ENOMEM, "out of memory");
+
+    for (int64_t i = 0; r == 0 && i < config->shards; i++)
+        r = source_redis_holdings(session->source, (uint32_t)i, &holdings[i], error);
+    if (r == 0)
+        r = books_read(session->postgres, config, holdings, books, error);
+    for (int64_t i = 0; r == 0 && i < config->shards; i++)
+        shards[i] = audit_shard(&holdings[i], &books[i]);
+    free(holdings);
+    free(books);
+    return r;
+}
+
+static int audit_counters(struct session *session, struct shard_audit *shards, struct shard_audit *total,
+                          struct error *error)
+{
+    size_t len = (size_t)session->config->shards;
+    int64_t *differences = calloc(len, sizeof(*differences)), difference = 0;
+    int r = differences ? books_counters(session->postgres, session->config, &difference, differences, error)
+                        : error_set(error, -ENOMEM, "out of memory");
+
+    for (size_t i = 0; r == 0 && i < len; i++) {
+        audit_note_counters(&shards[i], differences[i]);
+        audit_add(total, &shards[i]);
+    }
+    if (r == 0)
+        audit_note_counters(total, difference);
+    free(differences);
+    return r;
+}
+
+static int report_verdict(struct session *session, const struct shard_audit *total,
+                          const struct shard_audit *shards)
+{
+    struct daemon_status status;
+    struct error error;
+    bool answered = daemon_ask(session->config, &status, &error) == 0;
+    enum audit_verdict verdict = total->verdict;
+
+    if (answered && verdict < AUDIT_LATE && !status.ready)
+        verdict = AUDIT_LATE;
+    if (answered && status.lost > 0)
+        verdict = AUDIT_LOST;
+    report_audit(session->options->style,
+                 &(struct report_audit){verdict, total, shards, (size_t)session->config->shards,
+                                        answered ? &status : NULL, answered ? NULL : error.text});
+    if (verdict == AUDIT_BALANCED)
+        return EX_OK;
+    return verdict == AUDIT_LATE ? EX_TEMPFAIL : EX_DATAERR;
+}
+
+int command_audit(const struct config *config, const struct command_options *options)
+{
+    struct shard_audit *shards = calloc((size_t)config->shards, sizeof(*shards)), total = {.where = ""};
+    struct session session;
+    struct error error;
+    int code, r = session_open(&session, config, options, &error);
+
+    if (r == 0 && !shards)
+        r = error_set(&error, -ENOMEM, "out of memory");
+    if (r == 0)
+        r = session_check(&session, false, &error);
+    if (r == 0)
+        r = audit_shards(&session, shards, &error);
+    if (r == 0)
+        r = audit_counters(&session, shards, &total, &error);
+    code = r < 0 ? fail(r, "audit_failed", &error) : report_verdict(&session, &total, shards);
+    session_close(&session);
+    free(shards);
+    return code;
+}
+
+/* --- quarantine --- */
+
+const char *command_quarantine_mistake(const struct command_options *options)
+{
+    const char *verb = options->words_len > 0 ? options->words[0] : "";
+    bool lists = strcmp(verb, "list") == 0, applies = strcmp(verb, "apply") == 0;
+    int64_t id;
+
+    if (!lists && !applies && strcmp(verb, "drop") != 0)
+        return "quarantine takes one of: list, apply ID..., drop ID...";
+    if (options->force && !applies)
+        return "--force goes with quarantine apply only";
+    if (lists != (options->words_len == 1))
+        return lists ? "quarantine list takes nothing more" : "quarantine apply and drop take one ID or more";
+    for (int i = 1; i < options->words_len; i++)
+        if (!whole_parse(span_of(options->words[i]), &id) || id < 1)
+            return "an ID is a number, as 'flusher quarantine list' shows it";
+    return NULL;
+}
+
+static int list_quarantine(struct session *session, struct error *error)
+{
+    struct quarantine_list list = {0};
+    int r = quarantine_read(session->postgres, session->config, &list, error);
+
+    if (r == 0)
+        report_quarantine(session->options->style, &list);
+    quarantine_list_done(&list);
+    return r;
+}
+
+/* In the order given, up to the first that can't be done. */
+static int decide_quarantine(struct session *session, bool apply, struct error *error)
+{
+    const struct command_options *options = session->options;
+    struct decision *decisions = calloc((size_t)options->words_len, sizeof(*decisions));
+    size_t done = 0;
+    int r = decisions ? 0 : error_set(error, -ENOMEM, "out of memory");
+
+    for (int i = 1; r == 0 && i < options->words_len; i++) {
+        int64_t id = 0;
+        bool valid = whole_parse(span_of(options->words[i]), &id);
+        assert(valid);
+        r = apply ? quarantine_apply(session->postgres, session->config, id, options->force, &decisions[done],
+                                     error)
+                  : quarantine_drop(session->postgres, session->config, id, &decisions[done], error);
+        done += r == 0;
+    }
+    if (done > 0)
+        report_decisions(options->style, apply ? "applied" : "dropped", decisions, done);
+    free(decisions);
+    return r;
+}
+
+int command_quarantine(const struct config *config, const struct command_options *options)
+{
+    struct session session;
+    struct error error;
+    int r = session_open(&session, config, options, &error);
+
+    /* Redis has no part in it, and may be away. */
+    if (r == 0)
+        r = migrate_check(session.postgres, options->config_path, &error);
+    if (r == 0)
+        r = records_check_shards(session.postgres, config, false, &error);
+    if (r == 0)
+        r = strcmp(options->words[0], "list") == 0
+                ? list_quarantine(&session, &error)
+                : decide_quarantine(&session, strcmp(options->words[0], "apply") == 0, &error);
+    session_close(&session);
+    return r < 0 ? fail(r, "quarantine_failed", &error) : EX_OK;
 }

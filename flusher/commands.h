@@ -11,11 +11,19 @@ struct command_options {
     bool dry_run;
     int64_t every_ms; /* 0 = once */
     const char *key;
+    char *const *words; /* what follows the command, and how many */
+    int words_len;
+    bool force;
 };
 
 int command_run(const struct config *config, const struct command_options *options);
 int command_migrate(const struct config *config, const struct command_options *options);
 int command_status(const struct config *config, const struct command_options *options);
 int command_get(const struct config *config, const struct command_options *options);
+int command_audit(const struct config *config, const struct command_options *options);
+int command_quarantine(const struct config *config, const struct command_options *options);
+
+/* What is wrong with the words after `quarantine`; NULL when nothing. */
+const char *command_quarantine_mistake(const struct command_options *options);
 
 #endif

@@ -13,6 +13,8 @@
 #define FAILURE_CONFIG      (-EINVAL)   /* somebody has to change something before it can work */
 #define FAILURE_LATER       (-EAGAIN)   /* this shard is left as it is; a later run may do better */
 
+#define FAILURE_DATA (-EBADMSG) /* what is there contradicts what was asked, or itself */
+
 /* Rolled back only because of what others did at the same time: the same again may work at once. */
 #define FAILURE_COLLISION (-EDEADLK)
 
@@ -23,6 +25,8 @@ static inline int failure_exit_code(int r)
         return EX_OK;
     if (r == FAILURE_UNAVAILABLE)
         return EX_UNAVAILABLE;
+    if (r == FAILURE_DATA)
+        return EX_DATAERR;
     return r == FAILURE_CONFIG ? EX_CONFIG : EX_TEMPFAIL;
 }
 

@@ -1,5 +1,6 @@
 #include "flusher/jobs.h"
 
+#include <inttypes.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -10,6 +11,7 @@
 #include "flusher/sink_postgres.h"
 #include "flusher/source_redis.h"
 #include "flusher/whole.h"
+#include "lib/log.h"
 
 #define JOBS_MAX 64
 #define TICK_MS  100
@@ -57,6 +59,34 @@ static void note_shard(struct job *job, int64_t shard, int failure, const struct
         atomic_store(&pass->over, true);
 }
 
+static void log_quarantine(uint32_t shard, const struct generation *generation, int64_t keys, int64_t total)
+{
+    log_event(
+        LOG_LEVEL_ERROR, "quarantined",
+        "shard=%" PRIu32 " gen=%s part=%s keys=%" PRId64 " increments=%" PRId64
+        " hint=\"%s. Nothing of it was applied; what its counterd still has is sent again by itself. See "
+        "'flusher quarantine list'\"",
+        shard, generation->id, generation->set_aside ? "open" : "sealed", keys, total,
+        generation->set_aside ? "it came after a generation that went into quarantine"
+                              : "Redis went back in time or lost data, and this generation mixes what "
+                                "Postgres has with what it lacks");
+}
+
+/* No shard has failed, but somebody has to look. */
+static void note_quarantine(struct job *job, int64_t shard, int64_t quarantined)
+{
+    struct error error;
+
+    job->own.quarantined += quarantined;
+    if (quarantined > 0)
+        add_failure(&job->own,
+                    error_set(&error, FAILURE_LATER,
+                              "shard %" PRId64 ": Redis went back in time or lost data, and %" PRId64
+                              " generation%s went into quarantine; see 'flusher quarantine list'",
+                              shard, quarantined, quarantined > 1 ? "s" : ""),
+                    &error);
+}
+
 static void flush_one(struct job *job, int64_t shard)
 {
     struct flush_result flushed;
@@ -69,6 +99,7 @@ static void flush_one(struct job *job, int64_t shard)
         job->own.keys = whole_add(job->own.keys, flushed.keys);
         job->own.total = whole_add(job->own.total, flushed.total);
         job->own.events = whole_add(job->own.events, flushed.events);
+        note_quarantine(job, shard, flushed.quarantined);
     }
     if (r == 0)
         job->pass->result->fresh_ms[shard] = flushed.fresh_ms;
@@ -113,7 +144,7 @@ static void *job_main(void *argument)
         struct source source = source_redis_seam(job->source);
         struct sink sink = sink_postgres_seam(job->sink);
         int64_t shard;
-        job->flush = (struct flush){.source = &source, .sink = &sink};
+        job->flush = (struct flush){.source = &source, .sink = &sink, .on_quarantine = log_quarantine};
         while (!is_over(pass) && (shard = atomic_fetch_add(&pass->next, 1)) < pass->options->config->shards) {
             flush_one(job, shard);
             atomic_fetch_add(&pass->done, 1);
@@ -175,6 +206,7 @@ void jobs_run(const struct jobs_options *options, struct jobs_result *ret_result
             wait_for(&jobs[i]);
         ret_result->shards += jobs[i].own.shards;
         ret_result->shards_failed += jobs[i].own.shards_failed;
+        ret_result->quarantined += jobs[i].own.quarantined;
         ret_result->keys = whole_add(ret_result->keys, jobs[i].own.keys);
         ret_result->total = whole_add(ret_result->total, jobs[i].own.total);
         ret_result->events = whole_add(ret_result->events, jobs[i].own.events);

@@ -19,6 +19,7 @@ struct jobs_options {
 struct jobs_result {
     int64_t shards;        /* flushed without a failure */
     int64_t shards_failed; /* left for a later run */
+    int64_t quarantined;   /* generations; then `failure` is set too */
     int64_t keys, total, events;
     int failure;        /* 0, or the worst that happened */
     struct error error; /* why, when failure != 0 */

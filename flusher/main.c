@@ -15,16 +15,22 @@ struct subcommand {
     const char *name;
     int (*run)(const struct config *, const struct command_options *);
     bool takes_key;
-    bool repeats; /* takes --every and --dry-run */
+    const char *(*mistake)(const struct command_options *); /* in its words, if it takes any; or NULL */
+    bool repeats;                                           /* takes --every and --dry-run */
     const char *help;
 };
 
 /* The first is what no command means. */
 static const struct subcommand subcommands[] = {
-    {"run", command_run, false, true, "flush what is pending in Redis to Postgres (what no command means)"},
-    {"migrate", command_migrate, false, false, "create or upgrade the tables in Postgres"},
-    {"status", command_status, false, false, "what is pending, how old it is, and how the last run went"},
-    {"get", command_get, true, false, "get KEY: the key's value, stored and pending"},
+    {"run", command_run, false, NULL, true,
+     "flush what is pending in Redis to Postgres (what no command means)"},
+    {"migrate", command_migrate, false, NULL, false, "create or upgrade the tables in Postgres"},
+    {"status", command_status, false, NULL, false,
+     "what is pending, how old it is, and how the last run went"},
+    {"get", command_get, true, NULL, false, "get KEY: the key's value, stored and pending"},
+    {"audit", command_audit, false, NULL, false, "whether all that was accepted is somewhere, and once"},
+    {"quarantine", command_quarantine, false, command_quarantine_mistake, false,
+     "list | apply ID... | drop ID...: what was not applied because Redis went back in time"},
 };
 
 static int help(void)
@@ -38,9 +44,11 @@ static int help(void)
          "  -c, --config FILE  the configuration, the same file as counterd's\n"
          "  --every SECONDS    run: stay and repeat; SIGTERM finishes the shard in work and exits 0\n"
          "  --dry-run          run: say what would be flushed, change nothing\n"
+         "  --force            quarantine apply: also what counts some batches twice\n"
          "  --json             print one JSON object\n"
          "  --version, --help\n\n"
-         "exit codes: 0 done, 64 usage, 69 Redis or Postgres unavailable, 75 try again later, 78 "
+         "exit codes: 0 done, 64 usage, 65 the data say no, 69 Redis or Postgres unavailable, 75 try again "
+         "later, 78 "
          "configuration");
     return EX_OK;
 }
@@ -91,8 +99,16 @@ static int run_words(int count, char *const *words, struct command_options *opti
         return usage("unknown command", name);
     if (subcommand->takes_key && count < 2)
         return usage("get takes a KEY", NULL);
-    if (count > (subcommand->takes_key ? 2 : 1))
+    if (subcommand->mistake) {
+        options->words = words + 1;
+        options->words_len = count - 1;
+        if (subcommand->mistake(options))
+            return usage(subcommand->mistake(options), NULL);
+    } else if (options->force) {
+        return usage("--force goes with quarantine apply only, not with", name);
+    } else if (count > (subcommand->takes_key ? 2 : 1)) {
         return usage("too many words, beginning with", words[count - 1]);
+    }
     if (subcommand->takes_key) {
         options->key = words[1];
         if (strlen(options->key) < 1 || strlen(options->key) > KEY_LEN_MAX || strchr(options->key, ' '))
@@ -120,13 +136,10 @@ static bool parse_every(const char *text, struct command_options *options)
 int main(int argc, char *argv[])
 {
     static const struct option long_options[] = {
-        {"config", required_argument, NULL, 'c'},
-        {"every", required_argument, NULL, 'e'},
-        {"dry-run", no_argument, NULL, 'n'},
-        {"json", no_argument, NULL, 'j'},
-        {"version", no_argument, NULL, 'v'},
-        {"help", no_argument, NULL, 'h'},
-        {NULL, 0, NULL, 0},
+        {"config", required_argument, NULL, 'c'}, {"every", required_argument, NULL, 'e'},
+        {"dry-run", no_argument, NULL, 'n'},      {"force", no_argument, NULL, 'f'},
+        {"json", no_argument, NULL, 'j'},         {"version", no_argument, NULL, 'v'},
+        {"help", no_argument, NULL, 'h'},         {NULL, 0, NULL, 0},
     };
     struct command_options options = {0};
     int option;
@@ -144,6 +157,9 @@ int main(int argc, char *argv[])
             break;
         case 'n':
             options.dry_run = true;
+            break;
+        case 'f':
+            options.force = true;
             break;
         case 'j':
             options.style = REPORT_JSON;

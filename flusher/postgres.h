@@ -19,7 +19,7 @@ struct pg_result; /* libpq's own name for a result: given to the caller, freed b
 MUST_CHECK int postgres_new(const struct config *config, struct postgres **ret_postgres, struct error *error);
 void postgres_free(struct postgres *postgres);
 
-#define PARAMETERS_MAX 16
+#define PARAMETERS_MAX 20
 
 /* Of one statement, $1 first; borrows what is added until the statement was executed. Starts zeroed, and must
  * not be copied: values point into numbers. */

@@ -93,12 +93,13 @@ static int insert_run(struct postgres *postgres, const struct config *config, co
     parameters_bigint(&parameters, run->total);
     parameters_bigint(&parameters, run->events);
     parameters_text(&parameters, run->failure);
+    parameters_bigint(&parameters, run->quarantined);
     return postgres_execute(
         postgres,
         "INSERT INTO counterd.runs (namespace, started_at, finished_at, shards, keys, increments, events, "
-        "error)"
+        "error, quarantined)"
         " VALUES ($1, to_timestamp($2::bigint / 1000.0), to_timestamp($3::bigint / 1000.0), $4::integer,"
-        " $5::bigint, $6::bigint, $7::bigint, $8)",
+        " $5::bigint, $6::bigint, $7::bigint, $8, $9::integer)",
         &parameters, NULL, error);
 }
 

@@ -17,6 +17,7 @@ struct run_record {
     int64_t started_ms, finished_ms;
     int64_t shards; /* flushed without a failure */
     int64_t keys, total, events;
+    int64_t quarantined; /* generations */
     const char *failure; /* NULL = none */
 };
 

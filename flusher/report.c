@@ -64,10 +64,10 @@ static const char *spell(const struct field *field, char buf[LOG_TEXT_BYTES])
     return "";
 }
 
-static void print_json(const struct field *fields, size_t len)
+static cJSON *make_object(const struct field *fields, size_t len)
 {
     cJSON *object = cJSON_CreateObject();
-    char buf[LOG_TEXT_BYTES], *text;
+    char buf[LOG_TEXT_BYTES];
 
     for (size_t i = 0; i < len; i++) {
         if (fields[i].type != FIELD_TEXT)
@@ -77,10 +77,22 @@ static void print_json(const struct field *fields, size_t len)
         else
             cJSON_AddNullToObject(object, fields[i].name);
     }
-    text = cJSON_PrintUnformatted(object);
+    return object;
+}
+
+/* Takes the object. */
+static void print_object(cJSON *object)
+{
+    char *text = cJSON_PrintUnformatted(object);
+
     puts(text ? text : "{}");
     free(text);
     cJSON_Delete(object);
+}
+
+static void print_json(const struct field *fields, size_t len)
+{
+    print_object(make_object(fields, len));
 }
 
 /* On one line, for logs and their tools: event=flush keys=12 ... */
@@ -124,6 +136,7 @@ void report_flush(enum report_style style, const struct report_flush *flush)
         whole_field("rows_per_s", flush->keys * 1000 / elapsed_ms),
         whole_field("shards", flush->shards),
         whole_field("shards_failed", flush->shards_failed),
+        whole_field("quarantined", flush->quarantined),
         ms_field("seconds", flush->elapsed_ms),
         /* As text it has been logged. */
         text_field("error", style == REPORT_JSON ? flush->failure : NULL),
@@ -157,16 +170,19 @@ void report_migrate(enum report_style style, size_t version, size_t done)
 }
 
 void report_key(enum report_style style, const char *key, const struct stored *stored,
-                const struct key_pending *pending)
+                const struct key_pending *pending, bool went_back)
 {
     bool known = stored->known || pending->known;
+    const char *note = known ? NULL : "no such key: nothing is stored or pending for it";
     struct field fields[] = {
         text_field("key", key),
         whole_field("value", whole_add(stored->value, pending->delta)),
         whole_field("stored", stored->value),
         whole_field("pending", pending->delta),
         flag_field("known", known),
-        text_field("note", known ? NULL : "no such key: nothing is stored or pending for it"),
+        text_field("note", went_back ? "Redis has gone back in time or was emptied: what is pending is known "
+                                       "after the next flush"
+                                     : note),
     };
 
     print(style, print_line, fields, ARRAY_LEN(fields));
@@ -207,6 +223,238 @@ void report_status(enum report_style style, const struct config *config, const s
     };
 
     print(style, print_list, fields, ARRAY_LEN(fields));
+}
+
+#define AUDIT_FIELDS 11
+
+/* `shard` is below 0 for the total. */
+static size_t describe_audit(const struct shard_audit *audit, enum audit_verdict verdict, int64_t shard,
+                             struct field ret_fields[AUDIT_FIELDS])
+{
+    size_t len = 0;
+
+    if (shard < 0)
+        ret_fields[len++] = text_field("event", "audit");
+    else
+        ret_fields[len++] = whole_field("shard", shard);
+    ret_fields[len++] = text_field("verdict", audit_verdict_name(verdict));
+    ret_fields[len++] = whole_field("accepted", audit->accepted);
+    ret_fields[len++] = whole_field("applied", audit->applied);
+    ret_fields[len++] = whole_field("open", audit->open);
+    ret_fields[len++] = whole_field("sealed", audit->sealed);
+    ret_fields[len++] = whole_field("parked", audit->parked);
+    ret_fields[len++] = whole_field("quarantined", audit->quarantined);
+    ret_fields[len++] = whole_field("difference", audit->difference);
+    ret_fields[len++] = text_field("where", audit->where[0] ? audit->where : NULL);
+    return len;
+}
+
+#define DAEMON_FIELDS 7
+
+static void describe_daemon(const struct daemon_status *status, struct field ret_fields[DAEMON_FIELDS])
+{
+    ret_fields[0] = flag_field("ready", status->ready);
+    ret_fields[1] = whole_field("received", status->received);
+    ret_fields[2] = whole_field("accepted", status->accepted);
+    ret_fields[3] = whole_field("not_in_redis", status->pending);
+    ret_fields[4] = whole_field("lost_at_most", status->lost);
+    ret_fields[5] = whole_field("kernel_dropped", status->kernel_dropped);
+    ret_fields[6] = whole_field("rejected", status->rejected);
+}
+
+static void describe_reasons(const struct daemon_status *status, struct field ret_fields[DAEMON_REASONS_MAX])
+{
+    for (size_t i = 0; i < status->reasons_len; i++)
+        ret_fields[i] = whole_field(status->reasons[i].name, status->reasons[i].lines);
+}
+
+static void print_daemon(const struct report_audit *audit)
+{
+    struct field fields[DAEMON_FIELDS], reasons[DAEMON_REASONS_MAX];
+    struct field absent[] = {text_field("event", "audit_counterd"),
+                             text_field("absent", audit->daemon_failure)};
+
+    if (!audit->daemon) {
+        print_line(absent, ARRAY_LEN(absent));
+        return;
+    }
+    describe_daemon(audit->daemon, fields);
+    describe_reasons(audit->daemon, reasons);
+    printf("event=audit_counterd ");
+    print_line(fields, ARRAY_LEN(fields));
+    if (audit->daemon->reasons_len > 0) {
+        printf("event=audit_rejected ");
+        print_line(reasons, audit->daemon->reasons_len);
+    }
+}
+
+/* Shards only where something is wrong. */
+static void print_audit(const struct report_audit *audit)
+{
+    struct field fields[AUDIT_FIELDS];
+    size_t len;
+
+    for (size_t i = 0; i < audit->shards_len; i++) {
+        if (audit->shards[i].verdict == AUDIT_BALANCED)
+            continue;
+        len = describe_audit(&audit->shards[i], audit->shards[i].verdict, (int64_t)i, fields);
+        printf("event=audit_shard ");
+        print_line(fields, len);
+    }
+    print_daemon(audit);
+    len = describe_audit(audit->total, audit->verdict, -1, fields);
+    print_line(fields, len);
+}
+
+static cJSON *make_daemon(const struct report_audit *audit)
+{
+    struct field fields[DAEMON_FIELDS], reasons[DAEMON_REASONS_MAX];
+    struct field absent = text_field("absent", audit->daemon_failure);
+    cJSON *object;
+
+    if (!audit->daemon)
+        return make_object(&absent, 1);
+    describe_daemon(audit->daemon, fields);
+    describe_reasons(audit->daemon, reasons);
+    object = make_object(fields, ARRAY_LEN(fields));
+    cJSON_AddItemToObject(object, "rejected_by_reason", make_object(reasons, audit->daemon->reasons_len));
+    return object;
+}
+
+void report_audit(enum report_style style, const struct report_audit *audit)
+{
+    struct field fields[AUDIT_FIELDS];
+    cJSON *object, *shards;
+    size_t len;
+
+    if (style == REPORT_TEXT) {
+        print_audit(audit);
+        return;
+    }
+    len = describe_audit(audit->total, audit->verdict, -1, fields);
+    object = make_object(fields, len);
+    cJSON_AddItemToObject(object, "counterd", make_daemon(audit));
+    shards = cJSON_AddArrayToObject(object, "by_shard");
+    for (size_t i = 0; i < audit->shards_len; i++) {
+        len = describe_audit(&audit->shards[i], audit->shards[i].verdict, (int64_t)i, fields);
+        cJSON_AddItemToArray(shards, make_object(fields, len));
+    }
+    print_object(object);
+}
+
+/* "3-7", or NULL when there is nothing. */
+static const char *spell_range(int64_t low, int64_t high, char buf[LOG_TEXT_BYTES])
+{
+    if (low > high)
+        return NULL;
+    snprintf(buf, LOG_TEXT_BYTES, "%" PRId64 "-%" PRId64, low, high);
+    return buf;
+}
+
+#define WRITER_FIELDS 4
+
+/* Which batches of a writer a row holds, and where else they are. `bufs` holds the texts. */
+static void describe_writer(const struct held_batches *held, char bufs[3][LOG_TEXT_BYTES],
+                            struct field ret_fields[WRITER_FIELDS])
+{
+    int64_t applied = held->applied < held->high ? held->applied : held->high;
+    int64_t missing = held->applied < held->low ? held->low : held->applied + 1;
+
+    ret_fields[0] = text_field("writer", held->writer);
+    ret_fields[1] = text_field("batches", spell_range(held->low, held->high, bufs[0]));
+    ret_fields[2] = text_field("in_postgres", spell_range(held->low, applied, bufs[1]));
+    ret_fields[3] = text_field("only_here", spell_range(missing, held->high, bufs[2]));
+}
+
+#define ROW_FIELDS 9
+
+static void describe_row(const struct quarantined *row, char at[TIME_BYTES],
+                         struct field ret_fields[ROW_FIELDS])
+{
+    struct held held = quarantined_held(row);
+
+    ret_fields[0] = whole_field("id", row->id);
+    ret_fields[1] = whole_field("shard", row->shard);
+    ret_fields[2] = text_field("gen", row->gen);
+    ret_fields[3] = text_field("part", row->part);
+    ret_fields[4] = text_field("quarantined_at", spell_time(row->unix_ms, at));
+    ret_fields[5] = whole_field("keys", row->keys);
+    ret_fields[6] = whole_field("increments", row->total);
+    ret_fields[7] = whole_field("batches_in_postgres", held.applied);
+    ret_fields[8] = whole_field("batches_only_here", held.only_here);
+}
+
+static void print_row(const struct quarantined *row)
+{
+    char at[TIME_BYTES], bufs[3][LOG_TEXT_BYTES];
+    struct field fields[ROW_FIELDS], writer[WRITER_FIELDS];
+
+    describe_row(row, at, fields);
+    print_line(fields, ARRAY_LEN(fields));
+    for (size_t i = 0; i < row->writers_len; i++) {
+        describe_writer(&row->writers[i], bufs, writer);
+        fputs("    ", stdout);
+        print_line(writer, ARRAY_LEN(writer));
+    }
+}
+
+static cJSON *make_row(const struct quarantined *row)
+{
+    char at[TIME_BYTES], bufs[3][LOG_TEXT_BYTES];
+    struct field fields[ROW_FIELDS], writer[WRITER_FIELDS];
+    cJSON *object, *writers;
+
+    describe_row(row, at, fields);
+    object = make_object(fields, ARRAY_LEN(fields));
+    writers = cJSON_AddArrayToObject(object, "writers");
+    for (size_t i = 0; i < row->writers_len; i++) {
+        describe_writer(&row->writers[i], bufs, writer);
+        cJSON_AddItemToArray(writers, make_object(writer, ARRAY_LEN(writer)));
+    }
+    return object;
+}
+
+void report_quarantine(enum report_style style, const struct quarantine_list *list)
+{
+    cJSON *object, *rows;
+
+    if (style == REPORT_TEXT) {
+        for (size_t i = 0; i < list->len; i++)
+            print_row(&list->items[i]);
+        if (list->len == 0)
+            puts("nothing waits in quarantine");
+        return;
+    }
+    object = cJSON_CreateObject();
+    rows = cJSON_AddArrayToObject(object, "quarantine");
+    for (size_t i = 0; i < list->len; i++)
+        cJSON_AddItemToArray(rows, make_row(&list->items[i]));
+    print_object(object);
+}
+
+void report_decisions(enum report_style style, const char *what, const struct decision *decisions, size_t len)
+{
+    cJSON *object = cJSON_CreateObject(), *rows = cJSON_AddArrayToObject(object, what);
+
+    for (size_t i = 0; i < len; i++) {
+        struct field fields[] = {
+            text_field("event", what),
+            whole_field("id", decisions[i].id),
+            whole_field("shard", decisions[i].shard),
+            text_field("gen", decisions[i].gen),
+            whole_field("keys", decisions[i].keys),
+            whole_field("increments", decisions[i].total),
+            whole_field("batches_in_postgres_before", decisions[i].applied),
+        };
+        if (style == REPORT_TEXT)
+            print_line(fields, ARRAY_LEN(fields));
+        else
+            cJSON_AddItemToArray(rows, make_object(fields + 1, ARRAY_LEN(fields) - 1));
+    }
+    if (style == REPORT_TEXT)
+        cJSON_Delete(object);
+    else
+        print_object(object);
 }
 
 bool report_has_terminal(void)

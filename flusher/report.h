@@ -3,7 +3,10 @@
 #ifndef FLUSHER_REPORT_H
 #define FLUSHER_REPORT_H
 
+#include "flusher/audit.h"
+#include "flusher/daemon.h"
 #include "flusher/pending.h"
+#include "flusher/quarantine.h"
 #include "flusher/records.h"
 #include "lib/config.h"
 
@@ -15,6 +18,7 @@ enum report_style {
 struct report_flush {
     int64_t keys, increments, events;
     int64_t shards, shards_failed;
+    int64_t quarantined; /* generations */
     int64_t elapsed_ms;
     const char *failure; /* NULL = none */
 };
@@ -26,11 +30,28 @@ void report_dry_run(enum report_style style, const struct config *config, const 
 
 void report_migrate(enum report_style style, size_t version, size_t done);
 
+/* With `went_back`, what is pending is not known. */
 void report_key(enum report_style style, const char *key, const struct stored *stored,
-                const struct key_pending *pending);
+                const struct key_pending *pending, bool went_back);
 
 void report_status(enum report_style style, const struct config *config, const struct pending *pending,
                    const struct history *history);
+
+struct report_audit {
+    enum audit_verdict verdict; /* with the daemon's part in it */
+    const struct shard_audit *total, *shards;
+    size_t shards_len;
+    const struct daemon_status *daemon; /* NULL = it did not answer, and then: */
+    const char *daemon_failure;
+};
+
+void report_audit(enum report_style style, const struct report_audit *audit);
+
+void report_quarantine(enum report_style style, const struct quarantine_list *list);
+
+/* `what` was done: "applied" or "dropped". */
+void report_decisions(enum report_style style, const char *what, const struct decision *decisions,
+                      size_t len);
 
 /* Whether somebody watches stderr. */
 bool report_has_terminal(void);

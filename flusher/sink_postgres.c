@@ -1,6 +1,7 @@
 #include "flusher/sink_postgres.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "flusher/failure.h"
@@ -90,15 +91,24 @@ static int lock_shard(struct sink_postgres *sink, uint32_t shard, struct standin
     return r;
 }
 
+/* The columns of read_ledger(): what is known of the generation and of the one released before it. */
+#define LEDGER_FACTS                                                                                         \
+    "SELECT own.gen IS NOT NULL AS known, own.correction, own.events_correction,"                            \
+    " EXISTS (SELECT FROM counterd.quarantine WHERE namespace = $1 AND gen = $3) AS quarantined,"            \
+    " $5 = '' OR prev.gen IS NOT NULL AS prev_known, prev.cumulative_total, prev.cumulative_events"          \
+    " FROM (SELECT) AS always"                                                                               \
+    " LEFT JOIN counterd.ledger AS own ON own.namespace = $1 AND own.gen = $3"                               \
+    " LEFT JOIN counterd.ledger AS prev ON prev.namespace = $1 AND prev.gen = $5"
+
 /* In a statement of its own, so that its snapshot is taken after the lock was had. */
 static int read_ledger(struct sink_postgres *sink, uint32_t shard, const struct generation *generation,
                        struct standing *ret_standing, int64_t *vector, struct error *error)
 {
     static const char sql[] =
-        "SELECT ledger.known, w.seq"
-        " FROM (SELECT EXISTS (SELECT FROM counterd.ledger WHERE namespace = $1 AND gen = $3)::integer AS "
-        "known)"
-        " AS ledger LEFT JOIN unnest($4::text[]) WITH ORDINALITY AS b (writer, number) ON true"
+        "SELECT w.seq, known::integer, correction, events_correction, quarantined::integer,"
+        " prev_known::integer, cumulative_total, cumulative_events"
+        " FROM (" LEDGER_FACTS
+        ") AS facts LEFT JOIN unnest($4::text[]) WITH ORDINALITY AS b (writer, number) ON true"
         " LEFT JOIN counterd.writers AS w"
         " ON w.namespace = $1 AND w.shard = $2::bigint AND w.writer = b.writer"
         " ORDER BY b.number";
@@ -109,12 +119,18 @@ static int read_ledger(struct sink_postgres *sink, uint32_t shard, const struct 
     add_shard(&parameters, sink, shard);
     parameters_text(&parameters, generation->id);
     parameters_array(&parameters, &sink->writers);
+    parameters_text(&parameters, generation->prev_id);
     r = postgres_execute(sink->postgres, sql, &parameters, &rows, error);
     if (r < 0)
         return r;
-    ret_standing->in_ledger = rows_bigint(rows, 0, 0) == 1;
+    ret_standing->in_ledger = rows_bigint(rows, 0, 1) == 1;
+    ret_standing->correction = (struct correction){rows_bigint(rows, 0, 2), rows_bigint(rows, 0, 3)};
+    ret_standing->in_quarantine = rows_bigint(rows, 0, 4) == 1;
+    ret_standing->prev_known = rows_bigint(rows, 0, 5) == 1;
+    ret_standing->prev_total = rows_bigint(rows, 0, 6);
+    ret_standing->prev_events = rows_bigint(rows, 0, 7);
     for (size_t i = 0; i < generation->batches_len; i++)
-        vector[i] = rows_bigint(rows, (int)i, 1);
+        vector[i] = rows_bigint(rows, (int)i, 0);
     rows_free(rows);
     return 0;
 }
@@ -145,10 +161,10 @@ static int record(void *context, uint32_t shard, const struct generation *genera
         " fresh_until = GREATEST(fresh_until, to_timestamp($12::bigint / 1000.0))"
         " WHERE namespace = $1 AND shard = $2::bigint)"
         "INSERT INTO counterd.ledger (namespace, shard, gen, prev_gen, keys, total, events, accepted_at_seal,"
-        " cumulative_total, cumulative_events, opened_at, sealed_at, identity)"
+        " cumulative_total, cumulative_events, opened_at, sealed_at, correction, events_correction, identity)"
         " SELECT $1, $2::bigint, $3, $4, $5::bigint, $6::bigint, $7::bigint, $8::bigint, $9::bigint,"
         " $10::bigint, to_timestamp($11::bigint / 1000.0), to_timestamp($12::bigint / 1000.0),"
-        " jsonb_object_agg(writer, jsonb_build_array(low, high))"
+        " $16::bigint, $17::bigint, jsonb_object_agg(writer, jsonb_build_array(low, high))"
         " FROM unnest($13::text[], $14::bigint[], $15::bigint[]) AS b (writer, low, high)";
     struct sink_postgres *sink = context;
     struct parameters parameters = {0};
@@ -167,6 +183,8 @@ static int record(void *context, uint32_t shard, const struct generation *genera
     parameters_array(&parameters, &sink->writers);
     parameters_array(&parameters, &sink->lows);
     parameters_array(&parameters, &sink->highs);
+    parameters_bigint(&parameters, entry->correction.total);
+    parameters_bigint(&parameters, entry->correction.events);
     return postgres_execute(sink->postgres, sql, &parameters, NULL, error);
 }
 
@@ -203,20 +221,28 @@ static int update_counters(struct sink_postgres *sink, const struct generation *
     return postgres_execute(sink->postgres, sql, &parameters, NULL, error);
 }
 
-static int apply_chunk(struct sink_postgres *sink, const struct generation *generation,
-                       const struct updates *updates, size_t from, struct error *error)
+/* Keys and deltas of the updates from `from` on, as arrays. */
+static int build_updates(struct sink_postgres *sink, const struct updates *updates, size_t from, size_t count,
+                         struct error *error)
 {
-    size_t left = updates->len - from, count = left < CHUNK_KEYS ? left : CHUNK_KEYS;
-
     pgarray_begin(&sink->keys, PGARRAY_TEXT, count);
     pgarray_begin(&sink->deltas, PGARRAY_BIGINT, count);
     for (size_t i = from; i < from + count; i++) {
         pgarray_add_text(&sink->keys, updates_key(updates, i));
         pgarray_add_bigint(&sink->deltas, updates->items[i].delta);
     }
-    if (!pgarray_ok(&sink->keys) || !pgarray_ok(&sink->deltas))
-        return error_set(error, -ENOMEM, "out of memory");
-    return update_counters(sink, generation, error);
+    if (pgarray_ok(&sink->keys) && pgarray_ok(&sink->deltas))
+        return 0;
+    return error_set(error, -ENOMEM, "out of memory");
+}
+
+static int apply_chunk(struct sink_postgres *sink, const struct generation *generation,
+                       const struct updates *updates, size_t from, struct error *error)
+{
+    size_t left = updates->len - from, count = left < CHUNK_KEYS ? left : CHUNK_KEYS;
+    int r = build_updates(sink, updates, from, count, error);
+
+    return r < 0 ? r : update_counters(sink, generation, error);
 }
 
 static int apply(void *context, uint32_t shard, const struct generation *generation,
@@ -227,6 +253,90 @@ static int apply(void *context, uint32_t shard, const struct generation *generat
 
     for (size_t from = 0; r == 0 && from < updates->len; from += CHUNK_KEYS)
         r = apply_chunk(sink, generation, updates, from, error);
+    return r;
+}
+
+static int quarantine(void *context, uint32_t shard, const struct generation *generation,
+                      const struct updates *updates, int64_t total, struct error *error)
+{
+    static const char sql[] =
+        "INSERT INTO counterd.quarantine (namespace, shard, gen, prev_gen, accepted_at_seal, opened_at,"
+        " sealed_at, last_append_at, part, total, members, deltas, vector, identity)"
+        " SELECT $1, $2::bigint, $3, $4, $5::bigint, to_timestamp($6::bigint / 1000.0),"
+        " to_timestamp($7::bigint / 1000.0), to_timestamp($8::bigint / 1000.0), $9, $10::bigint, $11::text[],"
+        " $12::bigint[], COALESCE(jsonb_object_agg(b.writer, COALESCE(w.seq, 0))"
+        " FILTER (WHERE b.writer IS NOT NULL), '{}'),"
+        " COALESCE(jsonb_object_agg(b.writer, jsonb_build_array(low, high))"
+        " FILTER (WHERE b.writer IS NOT NULL), '{}')"
+        " FROM unnest($13::text[], $14::bigint[], $15::bigint[]) AS b (writer, low, high)"
+        " LEFT JOIN counterd.writers AS w"
+        " ON w.namespace = $1 AND w.shard = $2::bigint AND w.writer = b.writer";
+    struct sink_postgres *sink = context;
+    struct parameters parameters = {0};
+    int r = build_updates(sink, updates, 0, updates->len, error);
+
+    if (r < 0)
+        return r;
+    add_shard(&parameters, sink, shard);
+    parameters_text(&parameters, generation->id);
+    parameters_text(&parameters, generation->prev_id);
+    parameters_bigint(&parameters, generation->accepted_at_seal);
+    parameters_bigint(&parameters, generation->opened_ms);
+    parameters_bigint(&parameters, generation->sealed_ms);
+    parameters_bigint(&parameters, generation->last_append_ms);
+    parameters_text(&parameters, generation->set_aside ? "open" : "sealed");
+    parameters_bigint(&parameters, total);
+    parameters_array(&parameters, &sink->keys);
+    parameters_array(&parameters, &sink->deltas);
+    parameters_array(&parameters, &sink->writers);
+    parameters_array(&parameters, &sink->lows);
+    parameters_array(&parameters, &sink->highs);
+    return postgres_execute(sink->postgres, sql, &parameters, NULL, error);
+}
+
+static int take_positions(const struct pg_result *rows, struct reset *reset)
+{
+    size_t len = (size_t)rows_len(rows);
+
+    reset->vector = calloc(len + 1, sizeof(struct position));
+    for (size_t i = 0; reset->vector && i < len; i++) {
+        struct position *position = &reset->vector[i];
+        position->writer = strdup(rows_text(rows, (int)i, 0));
+        if (!position->writer)
+            return -ENOMEM;
+        position->seq = rows_bigint(rows, (int)i, 1);
+        reset->vector_len++;
+    }
+    return reset->vector ? 0 : -ENOMEM;
+}
+
+static int stand(void *context, uint32_t shard, struct reset *ret_reset, struct error *error)
+{
+    struct sink_postgres *sink = context;
+    struct parameters parameters = {0};
+    struct pg_result *rows;
+    int r;
+
+    add_shard(&parameters, sink, shard);
+    r = postgres_execute(sink->postgres,
+                         "SELECT head_gen, cumulative_total, cumulative_events FROM counterd.shards"
+                         " WHERE namespace = $1 AND shard = $2::bigint",
+                         &parameters, &rows, error);
+    if (r < 0)
+        return r;
+    snprintf(ret_reset->head_id, sizeof(ret_reset->head_id), "%s", rows_text(rows, 0, 0));
+    ret_reset->accepted = rows_bigint(rows, 0, 1);
+    ret_reset->events = rows_bigint(rows, 0, 2);
+    rows_free(rows);
+    r = postgres_execute(
+        sink->postgres,
+        "SELECT writer, seq FROM counterd.writers WHERE namespace = $1 AND shard = $2::bigint", &parameters,
+        &rows, error);
+    if (r < 0)
+        return r;
+    if (take_positions(rows, ret_reset) < 0)
+        r = error_set(error, -ENOMEM, "out of memory");
+    rows_free(rows);
     return r;
 }
 
@@ -246,5 +356,5 @@ static void rollback(void *context)
 
 struct sink sink_postgres_seam(struct sink_postgres *sink)
 {
-    return (struct sink){sink, begin, record, apply, commit, rollback};
+    return (struct sink){sink, begin, record, apply, quarantine, stand, commit, rollback};
 }

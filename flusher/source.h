@@ -1,4 +1,4 @@
-/* source - the seam to where generations come from: PROTOCOL.md's steps seal, read and release
+/* source - the seam to where generations come from: PROTOCOL.md's steps seal, read, release and reset
  *
  * Each function returns a negative failure (flusher/failure.h) with a text, or one of its outcomes. A failure
  * says nothing about whether the step was done: its reply may have been lost. All steps may be repeated.
@@ -21,6 +21,7 @@ struct generation {
     char id[GENERATION_ID_LEN_MAX + 1];
     char prev_id[GENERATION_ID_LEN_MAX + 1]; /* the one released before it; "" = none */
     bool recovered;                          /* sealed by an earlier call, not by this one */
+    bool set_aside;                          /* by a reset; it belongs into quarantine, and nowhere else */
     int64_t now_ms;                          /* the source's clock at this call */
     int64_t opened_ms, sealed_ms, last_append_ms;
     int64_t accepted_at_seal, events_at_seal; /* running totals of the shard */
@@ -31,6 +32,29 @@ struct generation {
 
 /* Frees what it owns, not itself. A zeroed one is fine. */
 void generation_done(struct generation *generation);
+
+/* What the running totals of the source are off by when it has gone back in time: what it forgot is in the
+ * sink all the same. Both 0 otherwise. */
+struct correction {
+    int64_t total, events;
+};
+
+/* What a writer has in the sink. */
+struct position {
+    char *writer; /* NUL-terminated, owned */
+    int64_t seq;  /* its last batch there */
+};
+
+/* Where a shard stands in the sink, as a whole: what a source that went back in time is set to. */
+struct reset {
+    char head_id[GENERATION_ID_LEN_MAX + 1]; /* the newest generation in the ledger; "" = none */
+    int64_t accepted, events;                /* its running totals */
+    struct position *vector;
+    size_t vector_len;
+};
+
+/* Frees what it owns, not itself. A zeroed one is fine. */
+void reset_done(struct reset *reset);
 
 enum seal_outcome { SEAL_NONE, SEAL_SEALED };
 enum read_outcome { READ_PAGE, READ_GONE };
@@ -45,8 +69,15 @@ struct source {
     /* Adds the page that begins at member number updates->len; READ_GONE when `id` is not what is sealed. */
     int (*read)(void *context, uint32_t shard, const char *id, struct updates *updates, struct error *error);
 
-    /* Frees the generation if it is the sealed one; else nothing, as somebody else did. */
-    int (*release)(void *context, uint32_t shard, const char *id, struct error *error);
+    /* Frees the generation if it is the sealed one, and corrects the running totals; else nothing, as
+     * somebody else did. Its batches are durable from then on, unless it was set aside. */
+    int (*release)(void *context, uint32_t shard, const char *id, const struct correction *correction,
+                   struct error *error);
+
+    /* The generation is in quarantine: if it is the sealed one, it is freed, what is open takes its place as
+     * a generation set aside, and the shard goes on from `reset`. */
+    int (*reset)(void *context, uint32_t shard, const char *id, const struct reset *reset,
+                 struct error *error);
 };
 
 #endif

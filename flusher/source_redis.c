@@ -14,8 +14,6 @@
 /* Members per read: a page holds Redis for a few milliseconds at most. */
 #define PAGE_MEMBERS "5000"
 
-#define ARGS_MAX 3 /* what a script of ours takes beyond its keys */
-
 struct source_redis {
     const struct config *config;
     redisContext *connection; /* NULL = none */
@@ -171,38 +169,54 @@ static int ensure_connected(struct source_redis *source, struct error *error)
     return r;
 }
 
+/* EVALSHA, or EVAL where the server does not know the script. */
+static int evaluate(struct source_redis *source, enum script_id id, int argc, const char **argv,
+                    size_t *lengths, redisReply **ret_reply, struct error *error)
+{
+    int r = ensure_connected(source, error);
+
+    *ret_reply = NULL;
+    if (r == 0)
+        r = command(source, argc, argv, lengths, ret_reply, error);
+    if (r < 0 || !is_error(*ret_reply, "NOSCRIPT"))
+        return r;
+    freeReplyObject(*ret_reply);
+    argv[0] = "EVAL";
+    argv[1] = scripts[id].text;
+    lengths[0] = strlen(argv[0]);
+    lengths[1] = strlen(argv[1]);
+    return command(source, argc, argv, lengths, ret_reply, error);
+}
+
 /* Gives a reply that is an array. */
 static int run_script(struct source_redis *source, enum script_id id, uint32_t shard, const struct span *args,
                       size_t args_len, redisReply **ret_reply, struct error *error)
 {
-    const char *argv[3 + SHARD_KEY_COUNT + ARGS_MAX] = {"EVALSHA", scripts[id].sha1, "7"};
-    size_t lengths[ARRAY_LEN(argv)];
+    size_t len = 3 + SHARD_KEY_COUNT + args_len, argc = 0;
+    const char **argv = calloc(len, sizeof(*argv));
+    size_t *lengths = calloc(len, sizeof(*lengths));
     struct shard_keys keys;
     redisReply *reply = NULL;
-    int argc = 3, r;
+    int r = argv && lengths ? 0 : error_set(error, -ENOMEM, "out of memory");
 
-    static_assert(SHARD_KEY_COUNT == 7, "the number of keys is spelled out above");
-    assert(args_len <= ARGS_MAX);
-    keyspace_shard_keys(&keys, source->config->namespace, shard);
-    for (int i = 0; i < SHARD_KEY_COUNT; i++)
-        argv[argc++] = keys.name[i];
-    for (int i = 0; i < argc; i++)
-        lengths[i] = strlen(argv[i]);
-    for (size_t i = 0; i < args_len; i++, argc++) {
-        argv[argc] = args[i].ptr;
-        lengths[argc] = args[i].len;
+    if (r == 0) {
+        static_assert(SHARD_KEY_COUNT == 7, "the number of keys is spelled out below");
+        argv[argc++] = "EVALSHA";
+        argv[argc++] = scripts[id].sha1;
+        argv[argc++] = "7";
+        keyspace_shard_keys(&keys, source->config->namespace, shard);
+        for (int i = 0; i < SHARD_KEY_COUNT; i++)
+            argv[argc++] = keys.name[i];
+        for (size_t i = 0; i < argc; i++)
+            lengths[i] = strlen(argv[i]);
+        for (size_t i = 0; i < args_len; i++, argc++) {
+            argv[argc] = args[i].ptr;
+            lengths[argc] = args[i].len;
+        }
+        r = evaluate(source, id, (int)argc, argv, lengths, &reply, error);
     }
-    r = ensure_connected(source, error);
-    if (r == 0)
-        r = command(source, argc, argv, lengths, &reply, error);
-    if (r == 0 && is_error(reply, "NOSCRIPT")) {
-        freeReplyObject(reply);
-        argv[0] = "EVAL";
-        argv[1] = scripts[id].text;
-        lengths[0] = strlen(argv[0]);
-        lengths[1] = strlen(argv[1]);
-        r = command(source, argc, argv, lengths, &reply, error);
-    }
+    free(argv);
+    free(lengths);
     if (r == 0 && is_error(reply, ""))
         r = refuse(reply->str, error);
     else if (r == 0 && reply->type != REDIS_REPLY_ARRAY)
@@ -290,6 +304,7 @@ static bool take_generation(const redisReply *reply, struct generation *generati
         generation->id[0] == '\0' || members < 0)
         return false;
     generation->recovered = !is_text(reply, 3, "1");
+    generation->set_aside = is_text(reply, 3, "ASIDE");
     generation->members = (size_t)members;
     return take_batches(reply, 11, generation);
 }
@@ -323,6 +338,52 @@ static int take_page(const redisReply *page, struct updates *updates, struct err
     return READ_PAGE;
 }
 
+/* --- replicas --- */
+
+/* The answer to WAIT may take as long as WAIT itself. */
+static int set_timeout(struct source_redis *source, int64_t ms)
+{
+    struct timeval timeout = {ms / 1000, ms % 1000 * 1000};
+
+    return redisSetTimeout(source->connection, timeout) == REDIS_OK ? 0 : -EINVAL;
+}
+
+/* Whether enough replicas have all that Redis had done before the last answer on this connection: not only
+ * what this connection wrote, so also what an earlier run sealed. */
+static int wait_replicas(struct source_redis *source, struct error *error)
+{
+    int64_t wanted = source->config->redis.wait_replicas, timeout_ms = source->config->redis.timeout_ms;
+    char number[24], timeout[24];
+    redisReply *reply;
+    long long have;
+    int r;
+
+    if (wanted == 0)
+        return 0;
+    snprintf(number, sizeof(number), "%" PRId64, wanted);
+    snprintf(timeout, sizeof(timeout), "%" PRId64, timeout_ms);
+    if (set_timeout(source, 2 * timeout_ms) < 0)
+        return lose_connection(source, "can't set a timeout for Redis", error);
+    r = command(source, 3, (const char *[]){"WAIT", number, timeout}, NULL, &reply, error);
+    if (r < 0)
+        return r;
+    if (set_timeout(source, timeout_ms) < 0)
+        r = lose_connection(source, "can't set a timeout for Redis", error);
+    else if (is_error(reply, ""))
+        r = refuse(reply->str, error);
+    else if (reply->type != REDIS_REPLY_INTEGER)
+        r = misunderstand("WAIT", error);
+    have = reply->integer;
+    freeReplyObject(reply);
+    if (r == 0 && have < wanted)
+        r = error_set(error, FAILURE_LATER,
+                      "%lld of %" PRId64 " replicas of Redis have the sealed generation within %" PRId64
+                      " ms; nothing was written to Postgres. See INFO replication, 'redis.wait_replicas' and "
+                      "'redis.timeout_ms'",
+                      have, wanted, timeout_ms);
+    return r;
+}
+
 /* --- the seam --- */
 
 static int seal(void *context, uint32_t shard, struct generation *ret_generation, struct error *error)
@@ -344,6 +405,10 @@ static int seal(void *context, uint32_t shard, struct generation *ret_generation
     else
         r = misunderstand("seal", error);
     freeReplyObject(reply);
+    if (r == SEAL_SEALED) {
+        int waited = wait_replicas(context, error);
+        r = waited < 0 ? waited : r;
+    }
     return r;
 }
 
@@ -370,22 +435,66 @@ static int read_page(void *context, uint32_t shard, const char *id, struct updat
     return r;
 }
 
-static int release(void *context, uint32_t shard, const char *id, struct error *error)
+/* A step that was done, or that somebody else has done. */
+static int run_step(struct source_redis *source, enum script_id id, uint32_t shard, const struct span *args,
+                    size_t args_len, const char *done, struct error *error)
 {
     redisReply *reply;
-    int r = run_script(context, SCRIPT_RELEASE, shard, (struct span[]){span_of(id)}, 1, &reply, error);
+    int r = run_script(source, id, shard, args, args_len, &reply, error);
 
     if (r < 0)
         return r;
-    if (!is_text(reply, 0, "RELEASED") && !is_text(reply, 0, "GONE"))
-        r = misunderstand("release", error);
+    if (!is_text(reply, 0, done) && !is_text(reply, 0, "GONE"))
+        r = misunderstand(scripts[id].name, error);
     freeReplyObject(reply);
+    return r;
+}
+
+static struct span spell(char buf[24], int64_t number)
+{
+    snprintf(buf, 24, "%" PRId64, number);
+    return span_of(buf);
+}
+
+static int release(void *context, uint32_t shard, const char *id, const struct correction *correction,
+                   struct error *error)
+{
+    char total[24], events[24];
+    struct span args[] = {span_of(id), spell(total, correction->total), spell(events, correction->events)};
+
+    return run_step(context, SCRIPT_RELEASE, shard, args, ARRAY_LEN(args), "RELEASED", error);
+}
+
+static int reset(void *context, uint32_t shard, const char *id, const struct reset *to, struct error *error)
+{
+    struct numbers {
+        char text[24];
+    } *numbers = calloc(to->vector_len + 1, sizeof(*numbers));
+    struct span *args = calloc(5 + 2 * to->vector_len, sizeof(*args));
+    char aside[ID_LEN + 1], accepted[24], events[24];
+    int r = numbers && args ? 0 : error_set(error, -ENOMEM, "out of memory");
+
+    if (r == 0) {
+        id_new(aside);
+        args[0] = span_of(id);
+        args[1] = span_of(aside);
+        args[2] = span_of(to->head_id);
+        args[3] = spell(accepted, to->accepted);
+        args[4] = spell(events, to->events);
+        for (size_t i = 0; i < to->vector_len; i++) {
+            args[5 + 2 * i] = span_of(to->vector[i].writer);
+            args[6 + 2 * i] = spell(numbers[i].text, to->vector[i].seq);
+        }
+        r = run_step(context, SCRIPT_RESET, shard, args, 5 + 2 * to->vector_len, "RESET", error);
+    }
+    free(args);
+    free(numbers);
     return r;
 }
 
 struct source source_redis_seam(struct source_redis *source)
 {
-    return (struct source){source, seal, read_page, release};
+    return (struct source){source, seal, read_page, release, reset};
 }
 
 /* --- beside the seam --- */
@@ -473,5 +582,61 @@ int source_redis_state(struct source_redis *source, uint32_t shard, struct shard
     else
         *ret_state = state;
     freeReplyObject(reply);
+    return r;
+}
+
+/* An audit adds up this many members of a set at most in one go: a few milliseconds. */
+#define AUDIT_MEMBERS "4000"
+
+static bool take_holdings(const redisReply *reply, struct shard_holdings *holdings)
+{
+    holdings->set_aside = is_text(reply, 4, "1");
+    holdings->open_known = !is_text(reply, 7, "");
+    holdings->sealed_known = !is_text(reply, 8, "");
+    return take_whole(reply, 0, &holdings->accepted) && take_whole(reply, 1, &holdings->accepted_at_seal) &&
+           take_id(reply, 2, holdings->sealed_id) && take_id(reply, 3, holdings->prev_id) &&
+           take_whole(reply, 5, &holdings->open_members) && take_whole(reply, 6, &holdings->sealed_members) &&
+           take_whole(reply, 7, &holdings->open) && take_whole(reply, 8, &holdings->sealed);
+}
+
+/* In pages, because nobody writes to it any more. */
+static int add_up_sealed(struct source_redis *source, uint32_t shard, struct shard_holdings *holdings,
+                         struct error *error)
+{
+    struct updates updates = {0};
+    int64_t sum = 0;
+    size_t before;
+    int r;
+
+    do {
+        before = updates.len;
+        r = read_page(source, shard, holdings->sealed_id, &updates, error);
+    } while (r == READ_PAGE && updates.len > before);
+    for (size_t i = 0; i < updates.len; i++)
+        sum = whole_add(sum, updates.items[i].delta);
+    updates_done(&updates);
+    if (r == READ_PAGE) {
+        holdings->sealed_known = true;
+        holdings->sealed = sum;
+    }
+    return r < 0 ? r : 0;
+}
+
+int source_redis_holdings(struct source_redis *source, uint32_t shard, struct shard_holdings *ret_holdings,
+                          struct error *error)
+{
+    struct shard_holdings holdings = {0};
+    redisReply *reply;
+    int r =
+        run_script(source, SCRIPT_AUDIT, shard, (struct span[]){span_of(AUDIT_MEMBERS)}, 1, &reply, error);
+
+    if (r < 0)
+        return r;
+    if (!take_holdings(reply, &holdings))
+        r = misunderstand("audit", error);
+    freeReplyObject(reply);
+    if (r == 0 && !holdings.sealed_known && holdings.sealed_id[0] != '\0')
+        r = add_up_sealed(source, shard, &holdings, error);
+    *ret_holdings = holdings;
     return r;
 }

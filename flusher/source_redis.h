@@ -7,6 +7,7 @@
 #ifndef FLUSHER_SOURCE_REDIS_H
 #define FLUSHER_SOURCE_REDIS_H
 
+#include "flusher/audit.h"
 #include "flusher/pending.h"
 #include "flusher/source.h"
 #include "lib/config.h"
@@ -30,5 +31,9 @@ MUST_CHECK int source_redis_peek(struct source_redis *source, struct span key, s
                                  struct error *error);
 MUST_CHECK int source_redis_state(struct source_redis *source, uint32_t shard, struct shard_state *ret_state,
                                   struct error *error);
+
+/* The sealed set, too, is added up, however large; unless it goes away meanwhile. */
+MUST_CHECK int source_redis_holdings(struct source_redis *source, uint32_t shard,
+                                     struct shard_holdings *ret_holdings, struct error *error);
 
 #endif

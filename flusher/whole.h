@@ -13,5 +13,6 @@ MUST_CHECK bool whole_parse_range(struct span text, int64_t *ret_low, int64_t *r
 /* Sums over shards may pass 64 bits where those of one shard may not; then they stop at the end of the range.
  */
 int64_t whole_add(int64_t a, int64_t b);
+int64_t whole_subtract(int64_t a, int64_t b);
 
 #endif

@@ -30,6 +30,7 @@ static const struct config_key keys[] = {
     {"redis.url", CONFIG_TEXT, AT(redis.url), "redis://127.0.0.1:6379/0", 1, 2048, false, ""},
     {"redis.password_file", CONFIG_TEXT, AT(redis.password_file), "", 0, 4095, false, ""},
     {"redis.timeout_ms", CONFIG_INTEGER, AT(redis.timeout_ms), "5000", 10, 600000, false, "ms"},
+    {"redis.wait_replicas", CONFIG_INTEGER, AT(redis.wait_replicas), "0", 0, 100, false, ""},
     {"postgres.url", CONFIG_TEXT, AT(postgres.url), "postgresql:///counters", 1, 4095, false, ""},
     {"postgres.password_file", CONFIG_TEXT, AT(postgres.password_file), "", 0, 4095, false, ""},
     {"flush.jobs", CONFIG_INTEGER, AT(flush.jobs), "2", 1, 64, false, ""},

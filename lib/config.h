@@ -37,6 +37,7 @@ struct config {
         char *url;
         char *password_file;
         int64_t timeout_ms;
+        int64_t wait_replicas;        /* how many must have what is acknowledged, or sealed */
         struct redis_address address; /* url taken apart, with the password of password_file */
     } redis;
     struct {

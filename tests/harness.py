@@ -251,7 +251,7 @@ class Redis(Process):
     """A private redis-server: Unix socket only (unless a test is about TCP), and every acknowledged write on disk, so
     that it may be killed."""
 
-    def __init__(self, directory, name="redis", password=None, tcp_port=0):
+    def __init__(self, directory, name="redis", password=None, tcp_port=0, settings=()):
         self.directory = Path(directory) / name
         self.directory.mkdir()
         self.path = self.directory / "redis.sock"
@@ -261,7 +261,7 @@ class Redis(Process):
                 "--maxmemory-policy", "noeviction"]
         if password:
             argv += ["--requirepass", password]
-        super().__init__(name, directory, argv)
+        super().__init__(name, directory, argv + list(settings))
         self._client = None
 
     @property

@@ -3,8 +3,8 @@
 -- ARGV: gen (fresh for every call). A generation that an earlier run left sealed is returned instead: recovery is
 -- the normal path.
 -- Returns {NONE, now_ms} when nothing is there, or
--- {SEALED, now_ms, gen, 1 when sealed by this call, prev_gen, opened_ms, sealed_ms, last_append_ms,
---  accepted_at_seal, events_at_seal, members, then writer and 'lo-hi' in turn}.
+-- {SEALED, now_ms, gen, 1 when sealed by this call or ASIDE when set aside by a reset, prev_gen, opened_ms,
+--  sealed_ms, last_append_ms, accepted_at_seal, events_at_seal, members, then writer and 'lo-hi' in turn}.
 local open, sealed, meta, open_seqs, sealed_seqs = KEYS[1], KEYS[2], KEYS[3], KEYS[6], KEYS[7]
 local gen = ARGV[1]
 
@@ -33,6 +33,10 @@ if not redis.call('HGET', meta, 'sealed_gen') then
     'sealed_opened_ms', state[3] or now, 'sealed_last_append_ms', state[4] or now)
   redis.call('HDEL', meta, 'opened_ms', 'open_weight')
   mine = '1'
+end
+
+if redis.call('HGET', meta, 'set_aside') then
+  mine = 'ASIDE'
 end
 
 local state = redis.call('HMGET', meta, 'sealed_gen', 'prev_gen', 'sealed_opened_ms', 'sealed_ms',

@@ -116,7 +116,8 @@ class Redis(harness.Case):
         self.assertEqual(self.counters(), {f"key.{n}": 2 for n in range(100)})
 
     def test_rolled_back_and_mixed_with_new_is_not_applied_blindly(self):
-        """Old batches that Postgres has, in one generation with new ones that it lacks: told, kept, not doubled."""
+        """Old batches that Postgres has, in one generation with new ones that it lacks: into quarantine, told, and what
+        was new comes out of the history of the daemon."""
         self.migrate()
         counterd = self.counterd(shards=1)
         config = self.write_config("f.json", shards=1)
@@ -130,7 +131,12 @@ class Redis(harness.Case):
         done = self.flush(config=config, code=harness.EXIT_TEMPFAIL)
         self.assertIn("went back in time", done.err)
         self.assertEqual(self.counters(), {"a": 1})
-        self.assertEqual(self.redis.pending(), {"a": 11})
+        self.assertEqual(self.query("select members, deltas, part from counterd.quarantine"), [["{a}", "{11}", "sealed"]])
+        counterd.send_udp(["a:100|c"])
+        harness.wait_until(lambda: self.redis.pending() == {"a": 110}, what=lambda: f"replay\n{counterd.tail()}")
+        self.flush(config=config)
+        self.assertEqual(self.counters(), {"a": 111})
+        self.assertEqual(self.redis.accepted(), 111)
 
     def test_emptied_under_the_daemon(self):
         """FLUSHALL on the wrong machine. Nothing had been flushed, so the history still has it all."""

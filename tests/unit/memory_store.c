@@ -127,6 +127,7 @@ static int seal(void *context, uint32_t shard, struct generation *ret_generation
         if (redis->sealed_id[0] != '\0') {
             describe(redis, ret_generation);
             ret_generation->recovered = found;
+            ret_generation->set_aside = redis->set_aside;
             outcome = SEAL_SEALED;
         }
     }
@@ -151,7 +152,27 @@ static int read_page(void *context, uint32_t shard, const char *id, struct updat
     return leave(flusher, fault, gone ? READ_GONE : READ_PAGE, error);
 }
 
-static int release(void *context, uint32_t shard, const char *id, struct error *error)
+static void free_sealed(struct memory_redis *redis)
+{
+    redis->sealed_id[0] = '\0';
+    redis->sealed = (struct memory_set){0};
+    redis->set_aside = false;
+}
+
+static void release_sealed(struct memory_redis *redis, const struct correction *correction)
+{
+    for (int i = 0; i < MEMORY_WRITERS; i++)
+        if (redis->sealed.high[i] > 0)
+            redis->durable[i] = redis->sealed.high[i];
+    memcpy(redis->prev_id, redis->sealed_id, sizeof(redis->prev_id));
+    redis->accepted += correction->total;
+    redis->accepted_at_seal += correction->total;
+    redis->events += correction->events;
+    redis->events_at_seal += correction->events;
+}
+
+static int release(void *context, uint32_t shard, const char *id, const struct correction *correction,
+                   struct error *error)
 {
     struct memory_flusher *flusher = context;
     struct memory_redis *redis = &flusher->store->redis;
@@ -159,29 +180,84 @@ static int release(void *context, uint32_t shard, const char *id, struct error *
 
     (void)shard;
     if (is_carried_out(fault) && strcmp(redis->sealed_id, id) == 0) {
-        for (int i = 0; i < MEMORY_WRITERS; i++)
-            if (redis->sealed.high[i] > 0)
-                redis->durable[i] = redis->sealed.high[i];
-        memcpy(redis->prev_id, redis->sealed_id, sizeof(redis->prev_id));
-        redis->sealed_id[0] = '\0';
-        redis->sealed = (struct memory_set){0};
+        if (!redis->set_aside)
+            release_sealed(redis, correction);
+        free_sealed(redis);
+    }
+    return leave(flusher, fault, 0, error);
+}
+
+static void reset_to(struct memory_redis *redis, const struct reset *to, unsigned aside)
+{
+    free_sealed(redis);
+    if (members_of(&redis->open) > 0) {
+        redis->sealed = redis->open;
+        redis->set_aside = true;
+        snprintf(redis->sealed_id, sizeof(redis->sealed_id), "g%u", aside);
+    }
+    redis->open = (struct memory_set){0};
+    memset(redis->writers, 0, sizeof(redis->writers));
+    for (size_t i = 0; i < to->vector_len; i++)
+        redis->writers[to->vector[i].writer[1] - '0'] = to->vector[i].seq;
+    memcpy(redis->durable, redis->writers, sizeof(redis->durable));
+    snprintf(redis->prev_id, sizeof(redis->prev_id), "%s", to->head_id);
+    redis->accepted = redis->accepted_at_seal = to->accepted;
+    redis->events = redis->events_at_seal = to->events;
+}
+
+static int reset(void *context, uint32_t shard, const char *id, const struct reset *to, struct error *error)
+{
+    struct memory_flusher *flusher = context;
+    enum memory_fault fault = enter(flusher);
+
+    (void)shard;
+    if (is_carried_out(fault) && strcmp(flusher->store->redis.sealed_id, id) == 0) {
+        assert(!flusher->store->redis.set_aside);
+        reset_to(&flusher->store->redis, to, ++flusher->store->ids);
     }
     return leave(flusher, fault, 0, error);
 }
 
 struct source memory_source(struct memory_flusher *flusher)
 {
-    return (struct source){flusher, seal, read_page, release};
+    return (struct source){flusher, seal, read_page, release, reset};
 }
 
 /* --- sink --- */
 
-static bool in_ledger(const struct memory_postgres *postgres, const char *id)
+/* NULL when the ledger does not have it. */
+static const struct memory_row *find_row(const struct memory_postgres *postgres, const char *id)
 {
     for (size_t i = 0; i < postgres->ledger_len; i++)
         if (strcmp(postgres->ledger[i].id, id) == 0)
+            return &postgres->ledger[i];
+    return NULL;
+}
+
+static bool in_quarantine(const struct memory_postgres *postgres, const char *id)
+{
+    for (size_t i = 0; i < postgres->quarantine_len; i++)
+        if (strcmp(postgres->quarantine[i].id, id) == 0)
             return true;
     return false;
+}
+
+static struct standing standing_of(const struct memory_postgres *postgres,
+                                   const struct generation *generation)
+{
+    const struct memory_row *own = find_row(postgres, generation->id);
+    const struct memory_row *prev = find_row(postgres, generation->prev_id);
+
+    return (struct standing){
+        .in_ledger = own,
+        .in_quarantine = in_quarantine(postgres, generation->id),
+        .correction = own ? own->entry.correction : (struct correction){0},
+        .cumulative_total = postgres->head.cumulative_total,
+        .cumulative_events = postgres->head.cumulative_events,
+        .prev_known = prev || generation->prev_id[0] == '\0',
+        .prev_total = prev ? prev->entry.cumulative_total : 0,
+        .prev_events = prev ? prev->entry.cumulative_events : 0,
+    };
 }
 
 static int writer_number(const struct batches *batches)
@@ -203,9 +279,7 @@ static int begin(void *context, uint32_t shard, const struct generation *generat
     if (is_carried_out(fault)) {
         store->locked_by = flusher;
         flusher->transaction = store->postgres;
-        *ret_standing =
-            (struct standing){in_ledger(&store->postgres, generation->id),
-                              store->postgres.head.cumulative_total, store->postgres.head.cumulative_events};
+        *ret_standing = standing_of(&store->postgres, generation);
         for (size_t i = 0; i < generation->batches_len; i++)
             vector[i] = store->postgres.vector[writer_number(&generation->batches[i])];
     }
@@ -225,7 +299,7 @@ static int record(void *context, uint32_t shard, const struct generation *genera
     assert(flusher->dead || flusher->store->locked_by == flusher);
     if (is_carried_out(fault)) {
         struct memory_row *row = &postgres->ledger[postgres->ledger_len++];
-        assert(postgres->ledger_len < MEMORY_LEDGER && !in_ledger(&flusher->store->postgres, generation->id));
+        assert(postgres->ledger_len < MEMORY_LEDGER && !find_row(&flusher->store->postgres, generation->id));
         snprintf(row->id, sizeof(row->id), "%s", generation->id);
         row->entry = *entry;
         postgres->head = *entry;
@@ -246,6 +320,53 @@ static int apply(void *context, uint32_t shard, const struct generation *generat
         postgres->vector[writer_number(&generation->batches[i])] = generation->batches[i].high;
     for (size_t i = 0; i < updates->len && is_carried_out(fault); i++)
         postgres->value[updates_key(updates, i).ptr[1] - '0'] += updates->items[i].delta;
+    return leave(flusher, fault, 0, error);
+}
+
+static int quarantine(void *context, uint32_t shard, const struct generation *generation,
+                      const struct updates *updates, int64_t total, struct error *error)
+{
+    struct memory_flusher *flusher = context;
+    struct memory_postgres *postgres = &flusher->transaction;
+    enum memory_fault fault = enter(flusher);
+
+    (void)shard;
+    assert(flusher->dead || flusher->store->locked_by == flusher);
+    if (is_carried_out(fault)) {
+        struct memory_quarantine *row = &postgres->quarantine[postgres->quarantine_len++];
+        assert(postgres->quarantine_len < MEMORY_QUARANTINE && updates->len == generation->members);
+        assert(!in_quarantine(&flusher->store->postgres, generation->id));
+        snprintf(row->id, sizeof(row->id), "%s", generation->id);
+        row->set_aside = generation->set_aside;
+        row->total = total;
+    }
+    return leave(flusher, fault, 0, error);
+}
+
+static int stand(void *context, uint32_t shard, struct reset *ret_reset, struct error *error)
+{
+    struct memory_flusher *flusher = context;
+    const struct memory_postgres *postgres = &flusher->transaction;
+    enum memory_fault fault = enter(flusher);
+
+    (void)shard;
+    assert(flusher->dead || flusher->store->locked_by == flusher);
+    if (is_carried_out(fault)) {
+        ret_reset->accepted = postgres->head.cumulative_total;
+        ret_reset->events = postgres->head.cumulative_events;
+        if (postgres->ledger_len > 0)
+            memcpy(ret_reset->head_id, postgres->ledger[postgres->ledger_len - 1].id,
+                   sizeof(ret_reset->head_id));
+        ret_reset->vector = calloc(MEMORY_WRITERS, sizeof(struct position));
+        for (int i = 0; i < MEMORY_WRITERS; i++) {
+            struct position *position = &ret_reset->vector[ret_reset->vector_len];
+            if (postgres->vector[i] == 0)
+                continue;
+            assert(asprintf(&position->writer, "w%d", i) > 0);
+            position->seq = postgres->vector[i];
+            ret_reset->vector_len++;
+        }
+    }
     return leave(flusher, fault, 0, error);
 }
 
@@ -270,5 +391,5 @@ static void rollback(void *context)
 
 struct sink memory_sink(struct memory_flusher *flusher)
 {
-    return (struct sink){flusher, begin, record, apply, commit, rollback};
+    return (struct sink){flusher, begin, record, apply, quarantine, stand, commit, rollback};
 }

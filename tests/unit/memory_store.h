@@ -8,9 +8,10 @@
 
 #include "flusher/flush.h"
 
-#define MEMORY_KEYS    6
-#define MEMORY_WRITERS 3
-#define MEMORY_LEDGER  256
+#define MEMORY_KEYS       6
+#define MEMORY_WRITERS    3
+#define MEMORY_LEDGER     256
+#define MEMORY_QUARANTINE 16
 
 struct memory_set {
     bool there[MEMORY_KEYS]; /* the keys are called "k0", "k1", ... */
@@ -24,6 +25,7 @@ struct memory_redis {
     int64_t writers[MEMORY_WRITERS], durable[MEMORY_WRITERS];
     char sealed_id[GENERATION_ID_LEN_MAX + 1]; /* "" = nothing is sealed */
     char prev_id[GENERATION_ID_LEN_MAX + 1];
+    bool set_aside; /* what is sealed, by a reset */
     int64_t accepted, events, accepted_at_seal, events_at_seal;
 };
 
@@ -32,11 +34,20 @@ struct memory_row {
     struct entry entry;
 };
 
+/* A generation in quarantine. */
+struct memory_quarantine {
+    char id[GENERATION_ID_LEN_MAX + 1];
+    bool set_aside;
+    int64_t total;
+};
+
 struct memory_postgres {
     int64_t value[MEMORY_KEYS];
     int64_t vector[MEMORY_WRITERS];
     struct memory_row ledger[MEMORY_LEDGER];
     size_t ledger_len;
+    struct memory_quarantine quarantine[MEMORY_QUARANTINE];
+    size_t quarantine_len;
     struct entry head;
 };
 

@@ -7,18 +7,40 @@
 
 /* --- a small world: two writers that go on appending while flushers come, fail and die --- */
 
+#define HISTORY 400
+
 struct world {
     struct memory_store store;
     int64_t accepted[MEMORY_KEYS]; /* what Redis acknowledged, per key */
     int64_t seq[MEMORY_WRITERS];
+    struct {
+        int key;
+        int64_t delta;
+    } history[MEMORY_WRITERS][HISTORY + 1]; /* what each seq was, for when Redis forgets it */
+    int64_t durable[MEMORY_WRITERS];        /* what Redis last told the writer */
 };
 
+/* A batch, and before it whatever Redis says that it lacks. */
 static void must_append(struct world *world, int writer, int key, int64_t delta)
 {
-    ck_assert_int_eq(memory_append(&world->store.redis, writer, world->seq[writer] + 1, 0, key, delta),
-                     MEMORY_OK);
-    world->seq[writer]++;
+    struct memory_redis *redis = &world->store.redis;
+    int64_t newest = ++world->seq[writer];
+
+    ck_assert_int_lt(newest, HISTORY);
+    world->history[writer][newest].key = key;
+    world->history[writer][newest].delta = delta;
     world->accepted[key] += delta;
+    for (int64_t seq = newest; seq <= newest;) {
+        enum memory_append answer =
+            memory_append(redis, writer, seq, world->durable[writer], world->history[writer][seq].key,
+                          world->history[writer][seq].delta);
+        if (answer == MEMORY_GAP)
+            seq = (redis->writers[writer] > world->durable[writer] ? redis->writers[writer]
+                                                                   : world->durable[writer]);
+        else if (redis->durable[writer] > world->durable[writer])
+            world->durable[writer] = redis->durable[writer];
+        seq++;
+    }
 }
 
 static void append_some(struct world *world)
@@ -377,6 +399,195 @@ START_TEST(a_generation_that_is_gone_while_it_is_read_is_dropped)
 }
 END_TEST
 
+/* Writers go on, the flusher comes again, until nothing is in doubt any more: all is exact, and what was
+ * told of Redis's totals holds again. */
+static void must_recover(struct world *world)
+{
+    append_some(world);
+    must_flush(world);
+    append_some(world);
+    must_flush(world);
+    must_be_exact(world);
+}
+
+START_TEST(a_generation_that_mixes_old_and_new_goes_into_quarantine_and_is_sent_again)
+{
+    struct world world = {0};
+    struct memory_flusher flusher = {.store = &world.store};
+    struct flush_result result;
+
+    flush_and_go_back(&world);
+    append_some(&world);
+    ck_assert_int_eq(run_flusher(&flusher, &result), 0);
+    ck_assert_int_eq(result.quarantined, 1);
+    ck_assert_int_eq(result.keys, 0);
+    ck_assert_int_eq(world.store.postgres.quarantine[0].total, 44);
+    ck_assert_int_eq(world.store.redis.accepted, 22);
+    ck_assert_str_eq(world.store.redis.prev_id, world.store.postgres.ledger[0].id);
+    must_recover(&world);
+    ck_assert_uint_eq(world.store.postgres.quarantine_len, 1);
+}
+END_TEST
+
+START_TEST(what_is_open_beside_a_mixed_generation_goes_into_quarantine_too)
+{
+    struct world world = {0};
+    struct memory_flusher flusher = {.store = &world.store};
+    struct source source = memory_source(&flusher);
+    struct generation mixed = {0};
+    struct flush_result result;
+    struct error error;
+
+    flush_and_go_back(&world);
+    append_some(&world);
+    ck_assert_int_eq(source.seal(source.context, 0, &mixed, &error), SEAL_SEALED);
+    generation_done(&mixed);
+    /* A writer of which Postgres has nothing, so that by its numbers this would be fresh. */
+    must_append(&world, 2, 4, 22);
+    ck_assert_int_eq(run_flusher(&flusher, &result), 0);
+    ck_assert_int_eq(result.quarantined, 2);
+    ck_assert(!world.store.postgres.quarantine[0].set_aside && world.store.postgres.quarantine[1].set_aside);
+    ck_assert_int_eq(world.store.postgres.quarantine[1].total, 22);
+    ck_assert_int_eq(world.store.postgres.vector[2], 0);
+    must_append(&world, 2, 4, 1);
+    must_recover(&world);
+    ck_assert_uint_eq(world.store.postgres.quarantine_len, 2);
+}
+END_TEST
+
+/* Redis went back, old and new are mixed in sealed, more is in open; then flushers fail at any call. */
+static void quarantine_under(struct countdown *countdown)
+{
+    struct world world = {0};
+    struct memory_flusher calm = {.store = &world.store};
+    struct source source = memory_source(&calm);
+    struct generation mixed = {0};
+    struct flush_result result;
+    struct error error;
+    int r;
+
+    flush_and_go_back(&world);
+    append_some(&world);
+    ck_assert_int_eq(source.seal(source.context, 0, &mixed, &error), SEAL_SEALED);
+    generation_done(&mixed);
+    append_some(&world);
+    for (int run = 0; run < 20; run++) {
+        struct memory_flusher flusher = {.store = &world.store, .hook = count_down, .context = countdown};
+        r = run_flusher(&flusher, &result);
+        if (run < 3)
+            append_some(&world);
+        else if (r == 0)
+            break;
+    }
+    ck_assert_int_eq(r, 0);
+    must_recover(&world);
+    ck_assert_uint_eq(world.store.postgres.quarantine_len, 2);
+}
+
+START_TEST(one_fault_at_any_call_of_a_quarantine_loses_and_doubles_nothing)
+{
+    struct countdown countdown;
+
+    for (int k = 0;; k++) {
+        countdown = (struct countdown){(enum memory_fault)_i, k, -1};
+        quarantine_under(&countdown);
+        if (countdown.first >= 0)
+            break;
+    }
+}
+END_TEST
+
+START_TEST(two_faults_at_any_calls_of_a_quarantine_lose_and_double_nothing)
+{
+    struct countdown countdown;
+    bool first_fired = true;
+
+    for (int k = 0; first_fired; k++) {
+        bool second_fired = true;
+        for (int j = k + 1; second_fired; j++) {
+            countdown = (struct countdown){(enum memory_fault)_i, k, j};
+            quarantine_under(&countdown);
+            first_fired = countdown.first < 0;
+            second_fired = countdown.second < 0;
+        }
+    }
+}
+END_TEST
+
+/* Redis as it was at one call of a flush comes back at a later one, of that flush or the next. */
+struct rollback {
+    int save, restore; /* calls until then */
+    struct memory_redis saved;
+};
+
+static enum memory_fault save_and_restore(void *context, struct memory_flusher *flusher)
+{
+    struct rollback *rollback = context;
+
+    if (rollback->save-- == 0)
+        rollback->saved = flusher->store->redis;
+    if (rollback->restore-- == 0)
+        flusher->store->redis = rollback->saved;
+    return FAULT_NONE;
+}
+
+START_TEST(redis_may_go_back_from_any_call_to_any_earlier_one)
+{
+    bool fired = true;
+
+    for (int save = 0; fired; save++) {
+        fired = true;
+        for (int distance = 1; distance < 60; distance++) {
+            struct world world = {0};
+            struct rollback rollback = {.save = save, .restore = save + distance};
+            for (int run = 0; run < 4; run++) {
+                struct memory_flusher flusher = {
+                    .store = &world.store, .hook = save_and_restore, .context = &rollback};
+                struct flush_result result;
+                int r;
+                append_some(&world);
+                r = run_flusher(&flusher, &result);
+                ck_assert_int_eq(r, 0);
+            }
+            fired = rollback.save < 0;
+            must_recover(&world);
+        }
+    }
+}
+END_TEST
+
+START_TEST(an_emptied_redis_goes_on_where_postgres_is)
+{
+    struct world world = {0};
+
+    append_some(&world);
+    must_flush(&world);
+    append_some(&world);
+    must_flush(&world);
+    world.store.redis = (struct memory_redis){0};
+    must_recover(&world);
+    ck_assert_int_eq(world.store.postgres.ledger[world.store.postgres.ledger_len - 1].entry.correction.total,
+                     0);
+}
+END_TEST
+
+START_TEST(a_running_total_that_belongs_to_another_set_is_not_made_up_for)
+{
+    struct world world = {0};
+
+    append_some(&world);
+    world.store.redis.accepted += 3;
+    must_flush(&world);
+    ck_assert_int_eq(world.store.redis.accepted, world.store.postgres.head.cumulative_total + 3);
+    world.store.redis.prev_id[0] = '\0'; /* and neither when it went back */
+    append_some(&world);
+    world.store.redis.accepted -= 22;
+    world.store.redis.accepted_at_seal -= 22;
+    must_flush(&world);
+    ck_assert_int_eq(world.store.redis.accepted, world.store.postgres.head.cumulative_total + 3);
+}
+END_TEST
+
 static void must_refuse(struct world *world)
 {
     struct memory_flusher flusher = {.store = &world->store};
@@ -393,33 +604,27 @@ static void must_refuse(struct world *world)
     ck_assert_ptr_null(world->store.locked_by);
 }
 
-START_TEST(a_generation_that_mixes_old_and_new_is_refused_and_stays)
-{
-    struct world world = {0};
-
-    flush_and_go_back(&world);
-    append_some(&world);
-    must_refuse(&world);
-}
-END_TEST
-
-START_TEST(a_generation_with_a_hole_before_it_is_refused_and_stays)
+START_TEST(a_generation_with_a_hole_before_it_goes_into_quarantine)
 {
     struct world world = {0};
 
     append_some(&world);
     world.store.redis.open.low[0] = 2;
-    must_refuse(&world);
+    must_flush(&world);
+    ck_assert_uint_eq(world.store.postgres.quarantine_len, 1);
+    must_recover(&world);
 }
 END_TEST
 
-START_TEST(a_generation_without_its_batches_is_refused_and_stays)
+START_TEST(a_generation_without_its_batches_goes_into_quarantine)
 {
     struct world world = {0};
 
     append_some(&world);
     memset(world.store.redis.open.low, 0, sizeof(world.store.redis.open.low));
-    must_refuse(&world);
+    must_flush(&world);
+    ck_assert_uint_eq(world.store.postgres.quarantine_len, 1);
+    must_recover(&world);
 }
 END_TEST
 
@@ -489,6 +694,20 @@ START_TEST(judges_by_ledger_and_vector)
 }
 END_TEST
 
+START_TEST(judges_quarantine_before_all_else)
+{
+    struct batches batches = {NULL, 1, 3};
+    struct generation generation = {.batches = &batches, .batches_len = 1, .set_aside = true};
+    struct standing standing = {0};
+    int64_t vector = 0;
+
+    ck_assert_int_eq(flush_judge(&generation, &standing, &vector), VERDICT_MIXED);
+    generation.set_aside = false;
+    standing.in_quarantine = standing.in_ledger = true;
+    ck_assert_int_eq(flush_judge(&generation, &standing, &vector), VERDICT_MIXED);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("flush");
@@ -507,12 +726,21 @@ int main(void)
     tcase_add_test(tests, a_second_flusher_at_any_call_does_no_harm);
     tcase_add_test(tests, a_generation_that_came_back_under_a_new_id_is_not_applied_again);
     tcase_add_test(tests, a_generation_that_is_gone_while_it_is_read_is_dropped);
-    tcase_add_test(tests, a_generation_that_mixes_old_and_new_is_refused_and_stays);
-    tcase_add_test(tests, a_generation_with_a_hole_before_it_is_refused_and_stays);
-    tcase_add_test(tests, a_generation_without_its_batches_is_refused_and_stays);
+    tcase_add_test(tests, a_generation_that_mixes_old_and_new_goes_into_quarantine_and_is_sent_again);
+    tcase_add_test(tests, what_is_open_beside_a_mixed_generation_goes_into_quarantine_too);
+    tcase_add_loop_test(tests, one_fault_at_any_call_of_a_quarantine_loses_and_doubles_nothing,
+                        FAULT_NONE + 1, FAULT_COUNT);
+    tcase_add_loop_test(tests, two_faults_at_any_calls_of_a_quarantine_lose_and_double_nothing,
+                        FAULT_NONE + 1, FAULT_COUNT);
+    tcase_add_test(tests, redis_may_go_back_from_any_call_to_any_earlier_one);
+    tcase_add_test(tests, an_emptied_redis_goes_on_where_postgres_is);
+    tcase_add_test(tests, a_running_total_that_belongs_to_another_set_is_not_made_up_for);
+    tcase_add_test(tests, a_generation_with_a_hole_before_it_goes_into_quarantine);
+    tcase_add_test(tests, a_generation_without_its_batches_goes_into_quarantine);
     tcase_add_test(tests, a_generation_that_lost_a_member_is_refused);
     tcase_add_test(tests, a_total_beyond_64_bits_is_refused_and_stays);
     tcase_add_test(tests, judges_by_ledger_and_vector);
+    tcase_add_test(tests, judges_quarantine_before_all_else);
     srunner_run_all(runner, CK_ENV);
     failed = srunner_ntests_failed(runner);
     srunner_free(runner);

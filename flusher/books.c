@@ -1,0 +1,189 @@
+#include "flusher/books.h"
+
+#include <stdio.h>
+
+#include "flusher/failure.h"
+#include "flusher/whole.h"
+
+#define PAGE_ROWS 10000
+
+int books_heads(struct postgres *postgres, const struct config *config, struct shard_books *ret_books,
+                struct error *error)
+{
+    struct parameters parameters = {0};
+    struct pg_result *rows;
+    int r;
+
+    parameters_text(&parameters, config->namespace);
+    r = postgres_execute(postgres, "SELECT shard, head_gen FROM counterd.shards WHERE namespace = $1",
+                         &parameters, &rows, error);
+    if (r < 0)
+        return r;
+    for (int i = 0; i < rows_len(rows); i++) {
+        int64_t shard = rows_bigint(rows, i, 0);
+        if (shard >= 0 && shard < config->shards)
+            snprintf(ret_books[shard].head_before, sizeof(ret_books->head_before), "%s",
+                     rows_text(rows, i, 1));
+    }
+    rows_free(rows);
+    return 0;
+}
+
+static void take_books(const struct pg_result *rows, int at, struct shard_books *books)
+{
+    snprintf(books->head_id, sizeof(books->head_id), "%s", rows_text(rows, at, 0));
+    books->cumulative_total = rows_bigint(rows, at, 1);
+    books->recovered_total = rows_bigint(rows, at, 2);
+    books->head_total = rows_bigint(rows, at, 3);
+    books->ledger_total = rows_bigint(rows, at, 4);
+    books->prev_known = rows_bigint(rows, at, 5) == 1;
+    books->prev_total = rows_bigint(rows, at, 6);
+    books->quarantined_rows = rows_bigint(rows, at, 7);
+    books->quarantined = rows_bigint(rows, at, 8);
+}
+
+int books_read(struct postgres *postgres, const struct config *config, const struct shard_holdings *holdings,
+               struct shard_books *ret_books, struct error *error)
+{
+    static const char sql[] =
+        "WITH booked AS (SELECT shard, sum(total) AS total FROM counterd.ledger WHERE namespace = $1"
+        " GROUP BY shard),"
+        /* Whose batches are all applied by now, is evidence and no more. */
+        " waiting AS (SELECT q.shard, count(*) AS len, sum(q.total) AS total FROM counterd.quarantine AS q"
+        " WHERE q.namespace = $1 AND q.resolution IS NULL AND (q.identity = '{}' OR EXISTS ("
+        "SELECT FROM jsonb_each(q.identity) AS b LEFT JOIN counterd.writers AS w"
+        " ON w.namespace = q.namespace AND w.shard = q.shard AND w.writer = b.key"
+        " WHERE COALESCE(w.seq, 0) < (b.value->>1)::bigint)) GROUP BY q.shard)"
+        " SELECT s.head_gen, s.cumulative_total, s.recovered_total, head.cumulative_total, booked.total,"
+        " (h.prev_gen = '' OR prev.gen IS NOT NULL)::integer, prev.cumulative_total, waiting.len, "
+        "waiting.total"
+        " FROM unnest($2::text[]) WITH ORDINALITY AS h (prev_gen, number)"
+        " LEFT JOIN counterd.shards AS s ON s.namespace = $1 AND s.shard = h.number - 1"
+        " LEFT JOIN counterd.ledger AS head ON head.namespace = $1 AND head.gen = s.head_gen"
+        " LEFT JOIN counterd.ledger AS prev ON prev.namespace = $1 AND prev.gen = h.prev_gen"
+        " LEFT JOIN booked ON booked.shard = h.number - 1"
+        " LEFT JOIN waiting ON waiting.shard = h.number - 1"
+        " ORDER BY h.number";
+    struct parameters parameters = {0};
+    struct pgarray released = {0};
+    struct pg_result *rows = NULL;
+    int r;
+
+    pgarray_begin(&released, PGARRAY_TEXT, (size_t)config->shards);
+    for (int64_t i = 0; i < config->shards; i++)
+        pgarray_add_text(&released, span_of(holdings[i].prev_id));
+    parameters_text(&parameters, config->namespace);
+    parameters_array(&parameters, &released);
+    r = pgarray_ok(&released) ? postgres_execute(postgres, sql, &parameters, &rows, error)
+                              : error_set(error, -ENOMEM, "out of memory");
+    pgarray_done(&released);
+    for (int i = 0; r == 0 && i < (int)config->shards; i++)
+        take_books(rows, i, &ret_books[i]);
+    rows_free(rows);
+    return r;
+}
+
+/* --- counters --- */
+
+/* A query without parameters that gives one row. */
+static int read_numbers(struct postgres *postgres, const char *sql, int64_t *ret_numbers, int len,
+                        struct error *error)
+{
+    struct pg_result *rows;
+    int r = postgres_execute(postgres, sql, NULL, &rows, error);
+
+    if (r < 0)
+        return r;
+    for (int i = 0; i < len; i++)
+        ret_numbers[i] = rows_bigint(rows, 0, i);
+    rows_free(rows);
+    return 0;
+}
+
+static int add_applied(struct postgres *postgres, const struct config *config, int64_t *shards,
+                       struct error *error)
+{
+    struct parameters parameters = {0};
+    struct pg_result *rows;
+    int r;
+
+    parameters_text(&parameters, config->namespace);
+    r = postgres_execute(postgres,
+                         "SELECT shard, cumulative_total + recovered_total FROM counterd.shards"
+                         " WHERE namespace = $1",
+                         &parameters, &rows, error);
+    if (r < 0)
+        return r;
+    for (int i = 0; i < rows_len(rows); i++) {
+        int64_t shard = rows_bigint(rows, i, 0);
+        if (shard >= 0 && shard < config->shards)
+            shards[shard] = whole_add(shards[shard], rows_bigint(rows, i, 1));
+    }
+    rows_free(rows);
+    return 0;
+}
+
+/* One page of the counters, those after `last`, which becomes the page's last key. Returns how many. */
+static int subtract_page(struct postgres *postgres, const struct config *config, char last[KEY_LEN_MAX + 1],
+                         int64_t *shards, struct error *error)
+{
+    struct parameters parameters = {0};
+    struct pg_result *rows;
+    int len, r;
+
+    parameters_text(&parameters, last);
+    parameters_bigint(&parameters, PAGE_ROWS);
+    r = postgres_execute(
+        postgres, "SELECT key, value FROM counterd.counters WHERE key > $1 ORDER BY key LIMIT $2::bigint",
+        &parameters, &rows, error);
+    if (r < 0)
+        return r;
+    len = rows_len(rows);
+    for (int i = 0; i < len; i++) {
+        const char *key = rows_text(rows, i, 0);
+        uint32_t shard = keyspace_shard(keyspace_hash(span_of(key)), (uint32_t)config->shards);
+        shards[shard] = whole_subtract(shards[shard], rows_bigint(rows, i, 1));
+        snprintf(last, KEY_LEN_MAX + 1, "%s", key);
+    }
+    rows_free(rows);
+    return len;
+}
+
+/* Where the difference is, which only a look at every key can tell. */
+static int locate(struct postgres *postgres, const struct config *config, int64_t *ret_shards,
+                  struct error *error)
+{
+    char last[KEY_LEN_MAX + 1] = "";
+    struct error ignored;
+    int r = postgres_execute(postgres, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", NULL, NULL, error);
+
+    if (r < 0)
+        return r;
+    r = add_applied(postgres, config, ret_shards, error);
+    for (int len = PAGE_ROWS; r == 0 && len == PAGE_ROWS;) {
+        len = subtract_page(postgres, config, last, ret_shards, error);
+        r = len < 0 ? len : 0;
+    }
+    if (postgres_execute(postgres, "ROLLBACK", NULL, NULL, &ignored) < 0 && r == 0) {
+        *error = ignored;
+        r = FAILURE_UNAVAILABLE;
+    }
+    return r;
+}
+
+int books_counters(struct postgres *postgres, const struct config *config, int64_t *ret_total,
+                   int64_t *ret_shards, struct error *error)
+{
+    int64_t numbers[2];
+    int r = read_numbers(
+        postgres,
+        "SELECT (SELECT COALESCE(sum(cumulative_total + recovered_total), 0) FROM counterd.shards)"
+        " - (SELECT COALESCE(sum(value), 0) FROM counterd.counters),"
+        " (SELECT count(*) FROM counterd.namespaces)",
+        numbers, 2, error);
+
+    if (r < 0)
+        return r;
+    *ret_total = numbers[0];
+    return numbers[0] != 0 && numbers[1] == 1 ? locate(postgres, config, ret_shards, error) : 0;
+}

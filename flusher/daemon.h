@@ -1,0 +1,32 @@
+/* daemon - asks the counterd of this configuration how much it has received, over HTTP on listen.http
+ *
+ * One bounded GET of /v1/status: a deadline over all of it, an answer of limited size. No HTTP library,
+ * because the other side is ours.
+ */
+#ifndef FLUSHER_DAEMON_H
+#define FLUSHER_DAEMON_H
+
+#include "lib/config.h"
+#include "lib/error.h"
+
+#define DAEMON_REASONS_MAX 16
+
+struct daemon_status {
+    bool ready;             /* it can store */
+    int64_t received;       /* lines */
+    int64_t accepted;       /* increments; of these: */
+    int64_t pending;        /* not in Redis yet */
+    int64_t lost;           /* at most, when Redis forgot more than its history held */
+    int64_t rejected;       /* lines, in all */
+    int64_t kernel_dropped; /* datagrams */
+    struct {
+        char name[32];
+        int64_t lines;
+    } reasons[DAEMON_REASONS_MAX]; /* why lines were rejected, without those that did not occur */
+    size_t reasons_len;
+};
+
+/* A negative errno, with a text, when nobody answers or not as a counterd of this namespace does. */
+MUST_CHECK int daemon_ask(const struct config *config, struct daemon_status *ret_status, struct error *error);
+
+#endif

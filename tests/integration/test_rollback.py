@@ -1,0 +1,519 @@
+#!/usr/bin/env python3
+"""test_rollback - Redis comes back with an older state, or with none: what is told, what is kept, and that in the end every
+key is exact; and the audit, which has to know all along
+"""
+
+import collections
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import harness
+from test_every_step import is_script, is_sql
+
+SEED = 5
+EXIT_DATA = 65
+
+
+class RollbackCase(harness.Case):
+    def setUp(self):
+        super().setUp()
+        self.migrate()
+        self.sent = collections.Counter()
+        self.lines = collections.Counter()
+
+    def send(self, counterd, deltas):
+        """key -> delta, and each in Redis when this returns."""
+        counterd.send_udp([f"{key}:{delta}|c" for key, delta in deltas.items()])
+        self.sent.update(deltas)
+        self.lines[counterd.name] += len(deltas)
+        counterd.settle(self.lines[counterd.name])
+
+    def backup(self):
+        """What Redis has on disk at this moment, while it goes on."""
+        path = self.dir / f"backup{random.getrandbits(60)}"
+        self.redis.signal(signal.SIGSTOP)
+        shutil.copytree(self.redis.directory / "appendonlydir", path)
+        self.redis.signal(signal.SIGCONT)
+        return path
+
+    def roll_back(self, backup):
+        """Redis dies, and what starts in its place has an older state."""
+        self.redis.kill()
+        shutil.rmtree(self.redis.directory / "appendonlydir")
+        shutil.copytree(backup, self.redis.directory / "appendonlydir")
+        self.redis.start()
+
+    def shard_keys(self, shard):
+        return [f"{{counterd:{shard}}}:{name}" for name in
+                ("open", "sealed", "meta", "writers", "durable", "open_seqs", "sealed_seqs")]
+
+    def seal(self, shard, gen):
+        """What a flusher does that dies right after it."""
+        script = (harness.ROOT / "lib" / "scripts" / "seal.lua").read_text()
+        self.redis.call("EVAL", script, 7, *self.shard_keys(shard), gen)
+
+    def audit(self, code=harness.EXIT_OK, **options):
+        return json.loads(self.flusher("audit", "--json", code=code, **options).out)
+
+    def quarantine(self, **options):
+        return json.loads(self.flusher("quarantine", "list", "--json", **options).out)["quarantine"]
+
+    def flush_until_exact(self, counterd, config=None):
+        """Traffic and flushes go on until Postgres has all that was sent: a shard learns that Redis went back with its
+        next batch only."""
+        def exact():
+            self.send(counterd, {key: 1 for key in self.sent})
+            self.flush(code=None, config=config)
+            return self.counters() == dict(self.sent)
+        harness.wait_until(exact, what=lambda: f"{dict(self.sent)}, not {self.counters()}\n{counterd.tail()}")
+
+
+class Living(RollbackCase):
+    """The daemon lives: whatever Redis forgets comes out of its history."""
+
+    def test_rolled_back_again_and_again_under_traffic(self):
+        dice = random.Random(SEED)
+        counterd = self.counterd(coalesce_ms=5)
+        keys = [f"key.{n}" for n in range(40)]
+        quarantined = 0
+        for _ in range(8):
+            for _ in range(dice.randrange(1, 4)):
+                self.send(counterd, {key: dice.randrange(-3, 9) for key in keys})
+                if dice.random() < 0.3:
+                    self.flush()
+            backup = self.backup()
+            self.send(counterd, {key: 1 for key in dice.sample(keys, 20)})
+            if dice.random() < 0.8:
+                self.flush()
+            self.send(counterd, {key: 1 for key in dice.sample(keys, 20)})
+            self.roll_back(backup)
+            self.send(counterd, {key: 1 for key in dice.sample(keys, 20)})
+            done = json.loads(self.flush("--json", code=None).out)
+            quarantined += done["quarantined"]
+            self.assertEqual(done["shards_failed"], 0)
+        self.flush_until_exact(counterd)
+        self.assertGreater(quarantined, 0, "nothing was ever mixed: the test proved nothing")
+        audit = self.audit()
+        self.assertEqual(audit["verdict"], "balanced")
+        self.assertEqual(audit["applied"], sum(self.sent.values()))
+        self.assertEqual(audit["accepted"], audit["applied"])
+        # All of it was sent again, so all of it is evidence only.
+        for row in self.quarantine():
+            self.assertEqual(row["batches_only_here"], 0, row)
+            self.flusher("quarantine", "drop", str(row["id"]))
+        self.assertEqual(self.quarantine(), [])
+        self.assertEqual(counterd.status()["redis"]["increments_lost"], 0)
+
+    def test_quarantine_is_told_loudly(self):
+        counterd = self.counterd(shards=1)
+        config = self.write_config("f.json", shards=1)
+        self.send(counterd, {"a": 1})
+        backup = self.backup()
+        self.flush(config=config)
+        self.roll_back(backup)
+        self.send(counterd, {"a": 10})
+        done = self.flush(config=config, code=harness.EXIT_TEMPFAIL)
+        [line] = [harness.parse_log_line(line) for line in done.err.splitlines() if "event=quarantined" in line]
+        self.assertEqual((line["level"], line["shard"], line["part"], line["keys"], line["increments"]),
+                         ("error", "0", "sealed", "1", "11"))
+        self.assertIn("flusher quarantine list", line["hint"])
+        self.assertIn("quarantined=1", done.out)
+        self.assertEqual(self.query("select quarantined, error like '%quarantine list%' from counterd.runs"
+                                    " order by id desc limit 1"), [["1", "t"]])
+        self.flush_until_exact(counterd, config)
+        self.audit(config=config)
+
+    def test_flusher_killed_at_every_step_of_a_quarantine(self):
+        counterd = self.counterd(shards=1)
+        direct = self.write_config("direct.json", shards=1)
+        redis = harness.Proxy(self.dir / "proxy.sock", self.redis.path)
+        directory = self.dir / "pg"
+        directory.mkdir()
+        postgres = harness.Proxy(directory / ".s.PGSQL.5432", self.postgres.directory / ".s.PGSQL.5432")
+        through = self.write_config("through.json", shards=1, redis={"url": f"unix://{redis.path}?db=0"}, postgres={
+            "url": self.postgres.url(self.database, directory=directory)})
+        steps = [(postgres, is_sql("insert into counterd.quarantine")), (postgres, is_sql("commit")),
+                 (redis, is_script("reset")), (redis, is_script("release"))]
+        for proxy, when in steps:
+            for before in (True, False):
+                self.send(counterd, {"a": 1, "b": 2})
+                backup = self.backup()
+                self.flush(config=direct)
+                self.roll_back(backup)
+                self.send(counterd, {"a": 10, "b": 20})
+                self.seal(0, f"by-hand-{before}-{steps.index((proxy, when))}")
+                self.send(counterd, {"a": 100})
+                flusher = self.track(harness.Process(f"flusher{len(self.processes)}", self.dir,
+                                                     [harness.FLUSHER, "-c", through]))
+                proxy.hold(when, lambda flusher=flusher: flusher.signal(signal.SIGKILL), before)
+                flusher.spawn()
+                self.assertEqual(flusher.wait(), -signal.SIGKILL, flusher.tail())
+                self.flush_until_exact(counterd, direct)
+                self.audit(config=direct)
+                rows = self.quarantine(config=direct)
+                self.assertEqual([(row["part"], row["batches_only_here"]) for row in rows], [("sealed", 0), ("open", 0)])
+                self.flusher("quarantine", "drop", *(str(row["id"]) for row in rows), config=direct)
+
+    def test_emptied(self):
+        """FLUSHALL after all was flushed: what comes after counts on from what Postgres has, and the audit balances."""
+        counterd = self.counterd()
+        keys = [f"key.{n}" for n in range(40)]
+        for _ in range(2):
+            self.send(counterd, {key: 5 for key in keys})
+            self.flush()
+        self.assertEqual(self.audit()["applied"], 400)
+        self.redis.call("FLUSHALL")
+        audit = self.audit(code=harness.EXIT_TEMPFAIL)
+        self.assertEqual(audit["verdict"], "late")
+        self.assertIn("gone back in time", audit["by_shard"][0]["where"])
+        self.assertIn("gone back in time", self.flusher("get", "key.1").out)
+        self.flush_until_exact(counterd)
+        audit = self.audit()
+        self.assertEqual((audit["accepted"], audit["open"]), (sum(self.sent.values()), 0))
+        self.assertEqual(json.loads(self.flusher("get", "key.1", "--json").out)["value"], self.sent["key.1"])
+        self.assertEqual(json.loads(self.flusher("status", "--json").out)["open_increments"], 0)
+
+
+class Dead(RollbackCase):
+    """The daemon is dead: what it had there, only the quarantine has."""
+
+    def setUp(self):
+        super().setUp()
+        self.flusher_config = self.write_config("f.json", shards=1)
+
+    def mix(self):
+        """Row 1: what Postgres has of a, and the first batch of b. Row 2: the second batch of b. Both daemons dead."""
+        first = self.counterd("first", shards=1)
+        self.send(first, {"a": 1})
+        backup = self.backup()
+        self.flush(config=self.flusher_config)
+        first.kill()
+        self.roll_back(backup)
+        second = self.counterd("second", shards=1)
+        self.send(second, {"b": 10})
+        self.seal(0, "by-hand")
+        self.send(second, {"c": 100})
+        second.kill()
+        self.flush(config=self.flusher_config, code=harness.EXIT_TEMPFAIL)
+        self.assertEqual(self.redis.pending(), {})
+
+    def decide(self, *words, code=harness.EXIT_OK):
+        return self.flusher("quarantine", *words, config=self.flusher_config, code=code)
+
+    def test_what_only_the_quarantine_has_is_shown_and_applied_once(self):
+        self.mix()
+        sealed, opened = self.quarantine(config=self.flusher_config)
+        self.assertEqual((sealed["part"], sealed["increments"], sealed["batches_in_postgres"], sealed["batches_only_here"]),
+                         ("sealed", 11, 1, 1))
+        self.assertEqual(sorted((writer["in_postgres"], writer["only_here"]) for writer in sealed["writers"]
+                                if writer["in_postgres"]), [("1-1", None)])
+        self.assertEqual((opened["part"], opened["increments"], opened["batches_in_postgres"], opened["batches_only_here"]),
+                         ("open", 100, 0, 1))
+        self.assertEqual([writer["only_here"] for writer in opened["writers"]], ["2-2"])
+        audit = self.audit(code=harness.EXIT_TEMPFAIL, config=self.flusher_config)
+        self.assertEqual((audit["verdict"], audit["applied"], audit["quarantined"], audit["accepted"]), ("late", 1, 111, 112))
+        one, two = str(sealed["id"]), str(opened["id"])
+        self.assertIn("comes first", self.decide("apply", two, code=EXIT_DATA).err)
+        self.assertIn("twice", self.decide("apply", one, code=EXIT_DATA).err)
+        self.assertEqual(self.counters(), {"a": 1})
+        self.assertIn("event=dropped", self.decide("drop", one).out)
+        self.assertIn("event=applied", self.decide("apply", two).out)
+        self.assertEqual(self.counters(), {"a": 1, "c": 100})
+        for again in (("apply", two), ("drop", two), ("apply", one), ("apply", "4711")):
+            self.decide(*again, code=EXIT_DATA)
+        self.flush(config=self.flusher_config)
+        self.assertEqual(self.counters(), {"a": 1, "c": 100})
+        audit = self.audit(config=self.flusher_config)
+        self.assertEqual((audit["applied"], audit["accepted"], audit["quarantined"]), (101, 101, 0))
+
+    def test_what_is_applied_by_force_counts_twice_where_it_says_so(self):
+        self.mix()
+        ids = [str(row["id"]) for row in self.quarantine(config=self.flusher_config)]
+        done = json.loads(self.decide("apply", *ids, "--force", "--json").out)["applied"]
+        self.assertEqual([row["batches_in_postgres_before"] for row in done], [1, 0])
+        self.assertEqual(self.counters(), {"a": 2, "b": 10, "c": 100})
+        self.assertEqual(self.query("select gen, total from counterd.ledger where gen like 'quarantine-%' order by gen"),
+                         [[f"quarantine-{ids[0]}", "11"], [f"quarantine-{ids[1]}", "100"]])
+        self.audit(config=self.flusher_config)
+        third = self.counterd("third", shards=1)
+        self.send(third, {"a": 5})
+        self.flush(config=self.flusher_config)
+        self.assertEqual(self.audit(config=self.flusher_config)["accepted"], 117)
+
+    def test_applied_by_two_at_once(self):
+        self.mix()
+        one, two = (str(row["id"]) for row in self.quarantine(config=self.flusher_config))
+        self.decide("drop", one)
+        argv = [harness.FLUSHER, "-c", self.flusher_config, "quarantine", "apply", two]
+        both = [subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(2)]
+        self.assertEqual(sorted(process.wait(harness.DEADLINE_S) for process in both), [0, EXIT_DATA])
+        self.assertEqual(self.counters(), {"a": 1, "c": 100})
+
+    def test_wrong_words(self):
+        for words in ((), ("list", "1"), ("apply",), ("drop",), ("apply", "x"), ("apply", "0"), ("undo", "1"),
+                      ("drop", "1", "--force")):
+            self.decide(*words, code=harness.EXIT_USAGE)
+        self.assertIn("nothing", self.decide("list").out)
+
+
+class Audit(RollbackCase):
+    def test_balances_while_flushes_run_and_die(self):
+        counterd = self.counterd(coalesce_ms=5)
+        http = ":".join(map(str, counterd.address("http")))
+        config = self.write_config("f.json", listen={**self.config["listen"], "http": http})
+        stop = threading.Event()
+
+        def flush_and_kill():
+            dice = random.Random(SEED)
+            while not stop.is_set():
+                flusher = subprocess.Popen([harness.FLUSHER, "-c", config, "run"], stdout=subprocess.DEVNULL,
+                                           stderr=subprocess.DEVNULL)
+                try:
+                    flusher.wait(dice.uniform(0, 0.15))
+                except subprocess.TimeoutExpired:
+                    flusher.kill()
+                    flusher.wait()
+
+        def traffic():
+            while not stop.is_set():
+                self.send(counterd, {f"key.{n}": n - 100 for n in range(300)})
+
+        threads = [threading.Thread(target=flush_and_kill), threading.Thread(target=traffic)]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range(25):
+                audit = self.audit(config=config)
+                self.assertEqual(audit["verdict"], "balanced")
+                self.assertEqual(audit["accepted"], audit["applied"] + audit["open"] + audit["sealed"])
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+        self.flush(config=config)
+        audit = self.audit(config=config)
+        self.assertEqual(audit["accepted"], sum(self.sent.values()))
+        self.assertEqual(audit["counterd"]["received"], self.lines["counterd"])
+        self.assertEqual(audit["counterd"]["accepted"], self.lines["counterd"])
+
+    def test_says_what_the_daemon_knows_or_that_it_is_absent(self):
+        counterd = self.counterd()
+        http = ":".join(map(str, counterd.address("http")))
+        config = self.write_config("f.json", listen={**self.config["listen"], "http": http})
+        counterd.send_udp(["a:1|c", "a:1|g", "a:x|c"])
+        counterd.settle(3)
+        daemon = self.audit(config=config)["counterd"]
+        self.assertEqual((daemon["received"], daemon["accepted"], daemon["rejected"]), (3, 1, 2))
+        self.assertEqual(daemon["rejected_by_reason"], {"type": 1, "value": 1})
+        self.assertEqual(daemon["ready"], True)
+        counterd.stop()
+        self.assertIn("nobody listens", self.audit(config=config)["counterd"]["absent"])
+        self.assertIn("kernel's choice", self.flusher("audit").out)
+
+    def test_late_while_the_daemon_cannot_store(self):
+        other = self.track(harness.Redis(self.dir, "other")).start()
+        counterd = self.counterd(redis={"url": other.url})
+        http = ":".join(map(str, counterd.address("http")))
+        config = self.write_config("f.json", listen={**self.config["listen"], "http": http})
+        other.kill()
+        harness.wait_until(lambda: counterd.http("/readyz")[0] == 503, what="not ready")
+        self.assertEqual(self.audit(code=harness.EXIT_TEMPFAIL, config=config)["verdict"], "late")
+
+    def test_a_change_by_hand_is_found_and_its_shard_named(self):
+        counterd = self.counterd()
+        self.send(counterd, {f"key.{n}": 3 for n in range(80)})
+        self.flush()
+        self.send(counterd, {f"key.{n}": 4 for n in range(80)})
+        self.seal(6, "by-hand")
+        self.send(counterd, {f"key.{n}": 5 for n in range(80)})
+        shard_of = {key.decode(): shard for shard in range(8)
+                    for key in self.redis.call("ZRANGE", f"{{counterd:{shard}}}:open", 0, -1)}
+        key = next(iter(shard_of))
+        redis, sql = self.redis.call, self.query
+        ledger = "update counterd.ledger set total = total + %d where shard = 4 and total > 0"
+        counter = f"update counterd.counters set value = value + %d where key = '{key}'"
+        member = redis("ZRANGE", "{counterd:6}:sealed", 0, 0)[0]
+        cases = [
+            (2, "open set", lambda by: redis("ZINCRBY", "{counterd:2}:open", by, "key.smuggled")),
+            (3, "open set", lambda by: redis("HINCRBY", "{counterd:3}:meta", "accepted", by)),
+            (6, "sealed set", lambda by: redis("ZINCRBY", "{counterd:6}:sealed", by, member)),
+            (4, "counterd.ledger", lambda by: sql(ledger % by)),
+            (5, "counterd.", lambda by: sql(f"update counterd.shards set cumulative_total = cumulative_total + {by}"
+                                            " where shard = 5")),
+            (shard_of[key], "counterd.counters", lambda by: sql(counter % by)),
+        ]
+        for shard, where, change in cases:
+            for by in (7, -7):
+                self.assertEqual(self.audit()["verdict"], "balanced")
+                change(by)
+                audit = self.audit(code=EXIT_DATA)
+                self.assertIn(audit["verdict"], ("lost", "doubled"))
+                wrong = [(row["shard"], abs(row["difference"])) for row in audit["by_shard"]
+                         if row["verdict"] != "balanced"]
+                self.assertEqual(wrong, [(shard, 7)])
+                self.assertIn(where, audit["by_shard"][shard]["where"])
+                text = self.flusher("audit", code=EXIT_DATA).out
+                self.assertRegex(text, rf"event=audit_shard shard={shard} verdict=(lost|doubled) .*where=.*{where}")
+                change(-by)
+
+    def test_what_was_smuggled_in_stays_visible_after_the_flush(self):
+        counterd = self.counterd(shards=1)
+        config = self.write_config("f.json", shards=1)
+        self.send(counterd, {"a": 1})
+        self.redis.call("ZINCRBY", "{counterd:0}:open", 5, "a")
+        self.flush(config=config)
+        audit = self.audit(code=EXIT_DATA, config=config)
+        self.assertEqual((audit["verdict"], audit["difference"]), ("doubled", -5))
+        self.send(counterd, {"a": 1})
+        self.flush(config=config)
+        self.audit(code=EXIT_DATA, config=config)
+
+    def test_a_large_generation(self):
+        """More members than Redis is asked to add up at once."""
+        counterd = self.counterd(shards=1)
+        config = self.write_config("f.json", shards=1)
+        self.send(counterd, {f"key.{n}": n for n in range(9000)})
+        self.assertEqual(self.audit(config=config)["open"], sum(range(9000)))
+        self.seal(0, "by-hand")
+        self.assertEqual(self.audit(config=config)["sealed"], sum(range(9000)))
+        self.redis.call("ZINCRBY", "{counterd:0}:sealed", 1, "key.8999")
+        self.assertEqual(self.audit(code=EXIT_DATA, config=config)["verdict"], "doubled")
+
+    def test_a_database_that_nobody_flushed_to(self):
+        self.assertEqual(self.audit()["verdict"], "balanced")
+
+
+class Scripts(RollbackCase):
+    """reset and release by hand: what they refuse, they refuse before the first write."""
+
+    def setUp(self):
+        super().setUp()
+        counterd = self.counterd(shards=1)
+        self.send(counterd, {"a": 1})
+        self.seal(0, "mixed")
+        self.send(counterd, {"b": 2})
+        counterd.stop()
+        self.before = self.dump()
+
+    def script(self, name, *args):
+        text = (harness.ROOT / "lib" / "scripts" / f"{name}.lua").read_text()
+        return self.redis.call("EVAL", text, 7, *self.shard_keys(0), *args)
+
+    def dump(self):
+        return {key: self.redis.call("DUMP", key) for key in self.shard_keys(0)}
+
+    def field(self, name):
+        return self.redis.call("HGET", "{counterd:0}:meta", name)
+
+    def test_reset_checks_every_argument_first(self):
+        good = ["mixed", "aside", "head", "7", "3", "w1", "4"]
+        bad = [good[:n] for n in range(len(good)) if n != 5]
+        bad += [good[:at] + [value] + good[at + 1:] for at, value in
+                ((0, ""), (1, ""), (3, ""), (3, "x"), (3, "1.5"), (4, "-1"), (5, ""), (6, "-4"), (6, "4x"), (6, ""))]
+        for args in bad:
+            with self.subTest(args=args), self.assertRaisesRegex(harness.RedisError, "BADARG"):
+                self.script("reset", *args)
+            self.assertEqual(self.dump(), self.before)
+        for key in self.shard_keys(0):
+            self.redis.call("RENAME", key, "spare") if self.before[key] else None
+            self.redis.call("SET", key, "of a wrong type")
+            with self.subTest(key=key), self.assertRaisesRegex(harness.RedisError, "WRONGTYPE"):
+                self.script("reset", *good)
+            self.redis.call("DEL", key)
+            self.redis.call("RENAME", "spare", key) if self.before[key] else None
+            self.assertEqual(self.dump(), self.before)
+        self.assertEqual(self.script("reset", *["another"] + good[1:]), [b"GONE"])
+        self.assertEqual(self.dump(), self.before)
+
+    def test_reset_once_however_often(self):
+        args = ["mixed", "aside", "head", "-7", "3", "w1", "4", "w2", "9"]
+        self.assertEqual(self.script("reset", *args), [b"RESET"])
+        after = self.dump()
+        self.assertEqual(self.script("reset", *args), [b"GONE"])
+        self.assertEqual(self.dump(), after)
+        self.assertEqual(self.redis.call("ZRANGE", "{counterd:0}:sealed", 0, -1), [b"b"])
+        for name in ("writers", "durable"):
+            pairs = self.redis.call("HGETALL", f"{{counterd:0}}:{name}")
+            self.assertEqual(dict(zip(pairs[::2], pairs[1::2])), {b"w1": b"4", b"w2": b"9"})
+        self.assertEqual([self.field(name) for name in ("accepted", "accepted_at_seal", "events", "prev_gen", "sealed_gen",
+                                                        "set_aside")], [b"-7", b"-7", b"3", b"head", b"aside", b"1"])
+        with self.assertRaisesRegex(harness.RedisError, "set aside"):
+            self.script("reset", "aside", *args[1:])
+        self.assertEqual(self.script("release", "aside", "5", "5"), [b"RELEASED"])
+        self.assertEqual([self.field(name) for name in ("accepted", "prev_gen", "sealed_gen", "set_aside")],
+                         [b"-7", b"head", None, None])
+        self.assertEqual(self.redis.call("HLEN", "{counterd:0}:durable"), 2)
+
+    def test_release_checks_its_correction_first(self):
+        for args in (("x", "0"), ("0", "1.5"), ("9210000000000000000", "0"), ("0", "-99999999999999999999")):
+            with self.subTest(args=args), self.assertRaisesRegex(harness.RedisError, "BADARG|RANGE"):
+                self.script("release", "mixed", *args)
+            self.assertEqual(self.dump(), self.before)
+        self.assertEqual(self.script("release", "mixed", "-1", "10"), [b"RELEASED"])
+        self.assertEqual([self.field(name) for name in ("accepted", "accepted_at_seal", "events", "events_at_seal")],
+                         [b"2", b"0", b"12", b"11"])
+
+
+class Replicas(RollbackCase):
+    """redis.wait_replicas: nothing goes to Postgres that a failover could forget."""
+
+    def setUp(self):
+        super().setUp()
+        port = harness.free_port()
+        self.primary = self.track(harness.Redis(self.dir, "primary", tcp_port=port, settings=[
+            "--repl-diskless-sync-delay", "0"])).start()
+        self.replica = self.track(harness.Redis(self.dir, "replica", settings=["--replicaof", "127.0.0.1", port]))
+        redis = {"url": self.primary.url, "timeout_ms": 300, "wait_replicas": 1}
+        self.waiting = self.write_config("waiting.json", shards=1, redis=redis)
+        self.daemon = self.counterd(shards=1, redis={"url": self.primary.url})
+
+    def link_is_up(self):
+        return b"master_link_status:up" in self.replica.call("INFO", "replication")
+
+    def test_too_few_replicas_and_enough(self):
+        self.send(self.daemon, {"a": 1})
+        done = self.flush(config=self.waiting, code=harness.EXIT_TEMPFAIL)
+        self.assertIn("0 of 1 replicas", done.err)
+        self.assertIn("redis.wait_replicas", done.err)
+        self.assertEqual(self.counters(), {})
+        self.audit(config=self.waiting)
+        self.replica.start()
+        harness.wait_until(self.link_is_up, what="the replica's link")
+        self.flush(config=self.waiting)
+        self.assertEqual(self.counters(), {"a": 1})
+
+    def test_what_an_earlier_run_sealed_is_waited_for_too(self):
+        self.replica.start()
+        harness.wait_until(self.link_is_up, what="the replica's link")
+        self.replica.signal(signal.SIGSTOP)
+        self.send(self.daemon, {"a": 1})
+        for _ in range(2):
+            self.assertIn("0 of 1 replicas", self.flush(config=self.waiting, code=harness.EXIT_TEMPFAIL).err)
+        self.assertEqual(self.counters(), {})
+        self.replica.signal(signal.SIGCONT)
+        harness.wait_until(lambda: self.flush(config=self.waiting, code=None).code == 0, what="a flush")
+        self.assertEqual(self.counters(), {"a": 1})
+
+    def test_failover_to_the_replica(self):
+        """What is in Postgres, the replica has: no rollback to be seen, though the last release may be missing."""
+        self.replica.start()
+        harness.wait_until(self.link_is_up, what="the replica's link")
+        for _ in range(5):
+            self.send(self.daemon, {"a": 1, "b": 2})
+            self.flush(config=self.waiting)
+        self.daemon.stop()
+        self.replica.call("REPLICAOF", "NO", "ONE")
+        self.primary.kill()
+        failed_over = self.write_config("failed_over.json", shards=1, redis={"url": self.replica.url})
+        self.assertEqual(self.audit(config=failed_over)["accepted"], 15)
+
+
+if __name__ == "__main__":
+    harness.main()

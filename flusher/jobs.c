@@ -57,6 +57,13 @@ static void note_shard(struct job *job, int64_t shard, int failure, const struct
         atomic_store(&pass->over, true);
 }
 
+static void add_flushed(struct job *job, const struct flush_result *flushed)
+{
+    job->own.keys = whole_add(job->own.keys, flushed->keys);
+    job->own.total = whole_add(job->own.total, flushed->total);
+    job->own.events = whole_add(job->own.events, flushed->events);
+}
+
 static void flush_one(struct job *job, int64_t shard)
 {
     struct flush_result flushed;
@@ -66,13 +73,12 @@ static void flush_one(struct job *job, int64_t shard)
     /* Twice, so that a connection that was cut, or a server that was restarted, does not end the pass. */
     for (int attempt = 0; attempt < 2 && r == FAILURE_UNAVAILABLE; attempt++) {
         r = flush_shard(&job->flush, (uint32_t)shard, &flushed, &error);
-        job->own.keys = whole_add(job->own.keys, flushed.keys);
-        job->own.total = whole_add(job->own.total, flushed.total);
-        job->own.events = whole_add(job->own.events, flushed.events);
+        add_flushed(job, &flushed);
     }
     if (r == 0)
         job->pass->result->fresh_ms[shard] = flushed.fresh_ms;
     note_shard(job, shard, r, &error);
+    atomic_fetch_add(&job->pass->done, 1);
 }
 
 static int job_open(struct job *job, struct error *error)
@@ -95,15 +101,77 @@ static void job_close(struct job *job)
     postgres_free(job->postgres);
 }
 
-static bool is_over(struct pass *pass)
+static bool is_over(const struct pass *pass)
 {
     return atomic_load(&pass->over) || (pass->options->stop_requested && pass->options->stop_requested());
+}
+
+/* The next shard that nobody has taken yet; false when there is none, or no use in going on. */
+static bool take_shard(struct pass *pass, int64_t *ret_shard)
+{
+    if (is_over(pass))
+        return false;
+    *ret_shard = atomic_fetch_add(&pass->next, 1);
+    return *ret_shard < pass->options->config->shards;
+}
+
+static void finish_shard(struct job *job, int64_t shard)
+{
+    note_shard(job, shard, 0, NULL);
+    atomic_fetch_add(&job->pass->done, 1);
+}
+
+/* Gathers shards until a transaction is full, or there are no more, or one wants to go alone: that is then
+ * given, else -1. */
+static int64_t gather(struct job *job, int64_t gathered[FLUSH_CARGO_MAX], size_t *ret_len, bool *ret_more)
+{
+    struct flush_result result;
+    struct error ignored;
+    int64_t shard;
+    int r = GATHERED_MORE;
+
+    *ret_len = 0;
+    while (r != GATHERED_FULL && (*ret_more = take_shard(job->pass, &shard))) {
+        r = flush_gather(&job->flush, (uint32_t)shard, &result, &ignored);
+        if (r < 0 || r == GATHERED_ALONE)
+            return shard;
+        if (r == GATHERED_NOTHING) {
+            job->pass->result->fresh_ms[shard] = result.fresh_ms;
+            finish_shard(job, shard);
+        } else {
+            gathered[(*ret_len)++] = shard;
+        }
+    }
+    return -1;
+}
+
+/* Several in one transaction. What does not go smoothly is done again shard by shard, and fails there if it
+ * fails. False when no shard is left. */
+static bool flush_several(struct job *job)
+{
+    int64_t gathered[FLUSH_CARGO_MAX];
+    struct flush_result result;
+    struct error ignored;
+    size_t len;
+    bool more;
+    int64_t alone = gather(job, gathered, &len, &more);
+    int r = flush_gathered(&job->flush, &result, &ignored);
+
+    add_flushed(job, &result);
+    for (size_t i = 0; i < len; i++) {
+        if (r == 0)
+            finish_shard(job, gathered[i]);
+        else if (!is_over(job->pass))
+            flush_one(job, gathered[i]);
+    }
+    if (alone >= 0 && !is_over(job->pass))
+        flush_one(job, alone);
+    return more;
 }
 
 static void *job_main(void *argument)
 {
     struct job *job = argument;
-    struct pass *pass = job->pass;
     struct error error;
     int r = job_open(job, &error);
 
@@ -112,12 +180,9 @@ static void *job_main(void *argument)
     } else {
         struct source source = source_redis_seam(job->source);
         struct sink sink = sink_postgres_seam(job->sink);
-        int64_t shard;
         job->flush = (struct flush){.source = &source, .sink = &sink};
-        while (!is_over(pass) && (shard = atomic_fetch_add(&pass->next, 1)) < pass->options->config->shards) {
-            flush_one(job, shard);
-            atomic_fetch_add(&pass->done, 1);
-        }
+        while (flush_several(job))
+            ;
     }
     job_close(job);
     return NULL;

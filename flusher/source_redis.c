@@ -354,7 +354,7 @@ static int read_page(void *context, uint32_t shard, const char *id, struct updat
     redisReply *reply;
     int r;
 
-    snprintf(from, sizeof(from), "%zu", updates->len);
+    snprintf(from, sizeof(from), "%zu", updates_added(updates));
     r = run_script(context, SCRIPT_READ, shard,
                    (struct span[]){span_of(id), span_of(from), span_of(PAGE_MEMBERS)}, 3, &reply, error);
     if (r < 0)

@@ -26,7 +26,7 @@ struct pass {
 struct job {
     struct pass *pass;
     pthread_t thread;
-    bool started;
+    bool started, borrows; /* a thread; its connections */
     struct postgres *postgres;
     struct source_redis *source;
     struct sink_postgres *sink;
@@ -84,20 +84,28 @@ static void flush_one(struct job *job, int64_t shard)
 static int job_open(struct job *job, struct error *error)
 {
     const struct config *config = job->pass->options->config;
-    int r = postgres_new(config, &job->postgres, error);
+    int r = 0;
 
+    if (job->borrows) {
+        job->postgres = job->pass->options->postgres;
+        job->source = job->pass->options->source;
+    } else {
+        r = postgres_new(config, &job->postgres, error);
+        if (r == 0)
+            r = source_redis_new(config, &job->source, error);
+    }
     if (r == 0)
         r = sink_postgres_new(job->postgres, config->namespace, &job->sink, error);
-    if (r == 0)
-        r = source_redis_new(config, &job->source, error);
     return r;
 }
 
 static void job_close(struct job *job)
 {
     flush_done(&job->flush);
-    source_redis_free(job->source);
     sink_postgres_free(job->sink);
+    if (job->borrows)
+        return;
+    source_redis_free(job->source);
     postgres_free(job->postgres);
 }
 
@@ -205,12 +213,12 @@ static void wait_for(struct job *job)
     pthread_join(job->thread, NULL);
 }
 
-static void start(struct job *job, struct pass *pass)
+static void start(struct job *job, struct pass *pass, bool borrows)
 {
     struct error error;
     int code;
 
-    *job = (struct job){.pass = pass};
+    *job = (struct job){.pass = pass, .borrows = borrows};
     code = pthread_create(&job->thread, NULL, job_main, job);
     job->started = code == 0;
     if (code != 0) {
@@ -234,7 +242,7 @@ void jobs_run(const struct jobs_options *options, struct jobs_result *ret_result
     if (len > shards)
         len = shards;
     for (size_t i = 0; i < len; i++)
-        start(&jobs[i], &pass);
+        start(&jobs[i], &pass, i == 0);
     for (size_t i = 0; i < len; i++) {
         if (jobs[i].started)
             wait_for(&jobs[i]);

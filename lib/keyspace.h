@@ -54,15 +54,7 @@ void keyspace_shard_keys(struct shard_keys *ret_keys, const char *namespace, uin
 void keyspace_shards_key(char ret_name[REDIS_KEY_BYTES], const char *namespace);
 
 /* The scripts, embedded by the build from lib/scripts; each file's first lines say arguments and reply. */
-enum script_id {
-    SCRIPT_APPEND,
-    SCRIPT_SEAL,
-    SCRIPT_READ,
-    SCRIPT_RELEASE,
-    SCRIPT_PEEK,
-    SCRIPT_STATE,
-    SCRIPT_COUNT
-};
+enum script_id { SCRIPT_APPEND, SCRIPT_SEAL, SCRIPT_RELEASE, SCRIPT_PEEK, SCRIPT_STATE, SCRIPT_COUNT };
 
 struct script {
     const char *name;

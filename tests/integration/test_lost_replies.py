@@ -66,7 +66,7 @@ class LostReplies(harness.Case):
         for n, script in enumerate(("seal", "read", "release") * 3, 1):
             counterd.send_udp([f"key.{key}:1|c" for key in range(30)])
             counterd.settle(30 * n)
-            self.proxy.cut(is_script(script))
+            self.proxy.cut((lambda request: b"ZRANGE" in request) if script == "read" else is_script(script))
             done = self.flush(config=config, code=None)
             self.assertIn(done.code, (harness.EXIT_OK, harness.EXIT_UNAVAILABLE, harness.EXIT_TEMPFAIL), done)
             self.assertEqual(self.proxy.cuts_left, 0, f"no {script} was seen")

@@ -14,6 +14,9 @@
 #define JOBS_MAX 64
 #define TICK_MS  100
 
+/* What one job does itself before the others could have connected. */
+#define HELP_KEYS 10000
+
 /* What the jobs share: all of it atomic, but for the arrays, whose elements belong to who took the shard. */
 struct pass {
     const struct jobs_options *options;
@@ -21,6 +24,9 @@ struct pass {
     atomic_int_least64_t next; /* shard */
     atomic_int_least64_t done; /* shards */
     atomic_bool over;          /* no use in going on */
+    atomic_bool help_wanted;   /* by the first job; the others wait for it */
+    pthread_mutex_t mutex;
+    pthread_cond_t help;
 };
 
 struct job {
@@ -129,6 +135,24 @@ static void finish_shard(struct job *job, int64_t shard)
     atomic_fetch_add(&job->pass->done, 1);
 }
 
+static void call_help(struct pass *pass)
+{
+    if (atomic_load(&pass->help_wanted))
+        return;
+    pthread_mutex_lock(&pass->mutex);
+    atomic_store(&pass->help_wanted, true);
+    pthread_cond_broadcast(&pass->help);
+    pthread_mutex_unlock(&pass->mutex);
+}
+
+static void wait_for_call(struct pass *pass)
+{
+    pthread_mutex_lock(&pass->mutex);
+    while (!atomic_load(&pass->help_wanted))
+        pthread_cond_wait(&pass->help, &pass->mutex);
+    pthread_mutex_unlock(&pass->mutex);
+}
+
 /* Gathers shards until a transaction is full, or there are no more, or one wants to go alone: that is then
  * given, else -1. */
 static int64_t gather(struct job *job, int64_t gathered[FLUSH_CARGO_MAX], size_t *ret_len, bool *ret_more)
@@ -149,6 +173,8 @@ static int64_t gather(struct job *job, int64_t gathered[FLUSH_CARGO_MAX], size_t
         } else {
             gathered[(*ret_len)++] = shard;
         }
+        if (job->flush.updates.len >= HELP_KEYS)
+            call_help(job->pass);
     }
     return -1;
 }
@@ -163,7 +189,10 @@ static bool flush_several(struct job *job)
     size_t len;
     bool more;
     int64_t alone = gather(job, gathered, &len, &more);
-    int r = flush_gathered(&job->flush, &result, &ignored);
+    int r;
+
+    call_help(job->pass);
+    r = flush_gathered(&job->flush, &result, &ignored);
 
     add_flushed(job, &result);
     for (size_t i = 0; i < len; i++) {
@@ -181,8 +210,13 @@ static void *job_main(void *argument)
 {
     struct job *job = argument;
     struct error error;
-    int r = job_open(job, &error);
+    int r;
 
+    /* A small pass is over before others could help, and their connections would cost more than they bring.
+     */
+    if (!job->borrows)
+        wait_for_call(job->pass);
+    r = job_open(job, &error);
     if (r < 0) {
         add_failure(&job->own, r, &error);
     } else {
@@ -192,6 +226,7 @@ static void *job_main(void *argument)
         while (flush_several(job))
             ;
     }
+    call_help(job->pass);
     job_close(job);
     return NULL;
 }
@@ -224,12 +259,16 @@ static void start(struct job *job, struct pass *pass, bool borrows)
     if (code != 0) {
         error_set(&error, -code, "can't start a thread: %s; make 'flush.jobs' smaller", strerror(code));
         add_failure(&job->own, -code, &error);
+        call_help(pass);
     }
 }
 
 void jobs_run(const struct jobs_options *options, struct jobs_result *ret_result)
 {
-    struct pass pass = {.options = options, .result = ret_result};
+    struct pass pass = {.options = options,
+                        .result = ret_result,
+                        .mutex = PTHREAD_MUTEX_INITIALIZER,
+                        .help = PTHREAD_COND_INITIALIZER};
     struct job jobs[JOBS_MAX];
     size_t shards = (size_t)options->config->shards, len = (size_t)options->config->flush.jobs;
 

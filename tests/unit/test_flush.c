@@ -325,8 +325,8 @@ START_TEST(faults_while_several_share_a_transaction_lose_and_double_nothing)
     bool fired = true;
 
     for (int k = 0; fired; k++) {
-        for (int j = k + 1; j < k + 30; j++) {
-            struct countdown countdown = {(enum memory_fault)_i, k, j};
+        for (int distance = 1; distance < 20; distance *= 2) {
+            struct countdown countdown = {(enum memory_fault)_i, k, k + distance};
             struct shards shards = {0};
             struct flush_result result;
             int r = -1;

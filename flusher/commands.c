@@ -136,7 +136,8 @@ static int finish_run(struct session *session, const struct jobs_result *result,
 static int flush_all(struct session *session, struct error *error)
 {
     bool watched = session->options->style == REPORT_TEXT && report_has_terminal();
-    struct jobs_options jobs = {session->config, session->options->every_ms ? stop_requested : NULL,
+    struct jobs_options jobs = {session->config, session->postgres, session->source,
+                                session->options->every_ms ? stop_requested : NULL,
                                 watched ? report_progress : NULL};
     int64_t started_ms = clock_unix_ms(), from_ms = clock_monotonic_ms();
     struct jobs_result result;

@@ -1,8 +1,13 @@
-/* flush - one shard from source to sink, once: seal, read, apply, release; or quarantine and reset
+/* flush - shards from source to sink: seal, read, apply, release; or quarantine and reset
  *
  * The flusher's half of PROTOCOL.md over two seams; it knows neither Redis nor Postgres nor any clock. What
  * is decided about a generation is decided here, from what the sink said under the shard's lock. May be
- * interrupted, repeated and run next to itself at any point. Memory: one generation's updates.
+ * interrupted, repeated and run next to itself at any point.
+ *
+ * A shard can be flushed by itself, or its generation can be gathered with those of others that go to the
+ * sink in one transaction: 64 shards with a dozen keys each cost one commit then, and not 64. Gathering is
+ * for the ordinary case only; whatever is out of the ordinary, flush_shard() sorts out, shard by shard.
+ * Memory: one generation's updates, and what was gathered before it, which is less than FLUSH_GATHER_KEYS.
  */
 #ifndef FLUSHER_FLUSH_H
 #define FLUSHER_FLUSH_H
@@ -10,11 +15,11 @@
 #include "flusher/sink.h"
 #include "flusher/source.h"
 
-enum verdict {
-    VERDICT_APPLIED, /* all of it is in the sink already */
-    VERDICT_FRESH,   /* none of it is, and it follows what is there without a hole */
-    VERDICT_MIXED,   /* neither: the source went back in time, or lost what it held; into quarantine */
-};
+#define FLUSH_CARGO_MAX 256 /* generations in one transaction */
+
+/* Keys that make a transaction large enough. A shard's keys are strewn over the whole table, so the more
+ * shards share a transaction, the fewer times each page is visited: measured in docs/performance-flush.md. */
+#define FLUSH_GATHER_KEYS 100000
 
 /* `vector` as begin() gave it. */
 enum verdict flush_judge(const struct generation *generation, const struct standing *standing,
@@ -32,16 +37,35 @@ struct flush {
     const struct sink *sink;
     /* Called when a generation went into quarantine; or NULL. */
     void (*on_quarantine)(uint32_t shard, const struct generation *generation, int64_t keys, int64_t total);
-    struct updates updates; /* memory kept from shard to shard; starts zeroed, ended by flush_done() */
+    struct updates updates; /* memory kept; starts zeroed, ended by flush_done() */
+    struct cargo *cargo;    /* loaded, shards ascending; the same */
+    size_t cargo_len;
+    bool gathering; /* what is loaded came by flush_gather() */
 };
 
 void flush_done(struct flush *flush);
 
 /* Flushes what is sealed, then what is open; what must not be applied goes into quarantine, which is no
- * failure of this shard, and what its writers send again is flushed as usual. `ret_result` tells what was
- * done also when it fails. Returns 0 or a failure that names the shard; the shard is then as it was, or as
- * after any of the steps. */
+ * failure of this shard, and what its writers send again is flushed as usual. Nothing may be gathered.
+ * `ret_result` tells what was done also when it fails. Returns 0 or a failure that names the shard; the shard
+ * is then as it was, or as after any of the steps. */
 MUST_CHECK int flush_shard(struct flush *flush, uint32_t shard, struct flush_result *ret_result,
                            struct error *error);
+
+enum gathered {
+    GATHERED_NOTHING, /* nothing is there: the shard is done */
+    GATHERED_MORE,    /* to be applied by flush_gathered() */
+    GATHERED_FULL,    /* the same, and it is time to */
+    GATHERED_ALONE,   /* not gathered: it wants flush_shard() */
+};
+
+/* A gathered, or a failure, after which the shard is not gathered either. Shards have to come in ascending
+ * order. */
+MUST_CHECK int flush_gather(struct flush *flush, uint32_t shard, struct flush_result *ret_result,
+                            struct error *error);
+
+/* All that was gathered, and forgets it. After a failure each of those shards wants flush_shard();
+ * `ret_result` tells what was applied in any case. */
+MUST_CHECK int flush_gathered(struct flush *flush, struct flush_result *ret_result, struct error *error);
 
 #endif

@@ -16,6 +16,9 @@
 #define JOBS_MAX 64
 #define TICK_MS  100
 
+/* What one job does itself before the others could have connected. */
+#define HELP_KEYS 10000
+
 /* What the jobs share: all of it atomic, but for the arrays, whose elements belong to who took the shard. */
 struct pass {
     const struct jobs_options *options;
@@ -23,12 +26,15 @@ struct pass {
     atomic_int_least64_t next; /* shard */
     atomic_int_least64_t done; /* shards */
     atomic_bool over;          /* no use in going on */
+    atomic_bool help_wanted;   /* by the first job; the others wait for it */
+    pthread_mutex_t mutex;
+    pthread_cond_t help;
 };
 
 struct job {
     struct pass *pass;
     pthread_t thread;
-    bool started;
+    bool started, borrows; /* a thread; its connections */
     struct postgres *postgres;
     struct source_redis *source;
     struct sink_postgres *sink;
@@ -87,6 +93,14 @@ static void note_quarantine(struct job *job, int64_t shard, int64_t quarantined)
                     &error);
 }
 
+static void add_flushed(struct job *job, int64_t shard, const struct flush_result *flushed)
+{
+    job->own.keys = whole_add(job->own.keys, flushed->keys);
+    job->own.total = whole_add(job->own.total, flushed->total);
+    job->own.events = whole_add(job->own.events, flushed->events);
+    note_quarantine(job, shard, flushed->quarantined);
+}
+
 static void flush_one(struct job *job, int64_t shard)
 {
     struct flush_result flushed;
@@ -96,60 +110,154 @@ static void flush_one(struct job *job, int64_t shard)
     /* Twice, so that a connection that was cut, or a server that was restarted, does not end the pass. */
     for (int attempt = 0; attempt < 2 && r == FAILURE_UNAVAILABLE; attempt++) {
         r = flush_shard(&job->flush, (uint32_t)shard, &flushed, &error);
-        job->own.keys = whole_add(job->own.keys, flushed.keys);
-        job->own.total = whole_add(job->own.total, flushed.total);
-        job->own.events = whole_add(job->own.events, flushed.events);
-        note_quarantine(job, shard, flushed.quarantined);
+        add_flushed(job, shard, &flushed);
     }
     if (r == 0)
         job->pass->result->fresh_ms[shard] = flushed.fresh_ms;
     note_shard(job, shard, r, &error);
+    atomic_fetch_add(&job->pass->done, 1);
 }
 
 static int job_open(struct job *job, struct error *error)
 {
     const struct config *config = job->pass->options->config;
-    int r = postgres_new(config, &job->postgres, error);
+    int r = 0;
 
+    if (job->borrows) {
+        job->postgres = job->pass->options->postgres;
+        job->source = job->pass->options->source;
+    } else {
+        r = postgres_new(config, &job->postgres, error);
+        if (r == 0)
+            r = source_redis_new(config, &job->source, error);
+    }
     if (r == 0)
         r = sink_postgres_new(job->postgres, config->namespace, &job->sink, error);
-    if (r == 0)
-        r = source_redis_new(config, &job->source, error);
     return r;
 }
 
 static void job_close(struct job *job)
 {
     flush_done(&job->flush);
-    source_redis_free(job->source);
     sink_postgres_free(job->sink);
+    if (job->borrows)
+        return;
+    source_redis_free(job->source);
     postgres_free(job->postgres);
 }
 
-static bool is_over(struct pass *pass)
+static bool is_over(const struct pass *pass)
 {
     return atomic_load(&pass->over) || (pass->options->stop_requested && pass->options->stop_requested());
+}
+
+/* The next shard that nobody has taken yet; false when there is none, or no use in going on. */
+static bool take_shard(struct pass *pass, int64_t *ret_shard)
+{
+    if (is_over(pass))
+        return false;
+    *ret_shard = atomic_fetch_add(&pass->next, 1);
+    return *ret_shard < pass->options->config->shards;
+}
+
+static void finish_shard(struct job *job, int64_t shard)
+{
+    note_shard(job, shard, 0, NULL);
+    atomic_fetch_add(&job->pass->done, 1);
+}
+
+static void call_help(struct pass *pass)
+{
+    if (atomic_load(&pass->help_wanted))
+        return;
+    pthread_mutex_lock(&pass->mutex);
+    atomic_store(&pass->help_wanted, true);
+    pthread_cond_broadcast(&pass->help);
+    pthread_mutex_unlock(&pass->mutex);
+}
+
+static void wait_for_call(struct pass *pass)
+{
+    pthread_mutex_lock(&pass->mutex);
+    while (!atomic_load(&pass->help_wanted))
+        pthread_cond_wait(&pass->help, &pass->mutex);
+    pthread_mutex_unlock(&pass->mutex);
+}
+
+/* Gathers shards until a transaction is full, or there are no more, or one wants to go alone: that is then
+ * given, else -1. */
+static int64_t gather(struct job *job, int64_t gathered[FLUSH_CARGO_MAX], size_t *ret_len, bool *ret_more)
+{
+    struct flush_result result;
+    struct error ignored;
+    int64_t shard;
+    int r = GATHERED_MORE;
+
+    *ret_len = 0;
+    while (r != GATHERED_FULL && (*ret_more = take_shard(job->pass, &shard))) {
+        r = flush_gather(&job->flush, (uint32_t)shard, &result, &ignored);
+        if (r < 0 || r == GATHERED_ALONE)
+            return shard;
+        if (r == GATHERED_NOTHING) {
+            job->pass->result->fresh_ms[shard] = result.fresh_ms;
+            finish_shard(job, shard);
+        } else {
+            gathered[(*ret_len)++] = shard;
+        }
+        if (job->flush.updates.len >= HELP_KEYS)
+            call_help(job->pass);
+    }
+    return -1;
+}
+
+/* Several in one transaction. What does not go smoothly is done again shard by shard, and fails there if it
+ * fails. False when no shard is left. */
+static bool flush_several(struct job *job)
+{
+    int64_t gathered[FLUSH_CARGO_MAX];
+    struct flush_result result;
+    struct error ignored;
+    size_t len;
+    bool more;
+    int64_t alone = gather(job, gathered, &len, &more);
+    int r;
+
+    call_help(job->pass);
+    r = flush_gathered(&job->flush, &result, &ignored);
+
+    add_flushed(job, -1, &result); /* nothing goes into quarantine that way */
+    for (size_t i = 0; i < len; i++) {
+        if (r == 0)
+            finish_shard(job, gathered[i]);
+        else if (!is_over(job->pass))
+            flush_one(job, gathered[i]);
+    }
+    if (alone >= 0 && !is_over(job->pass))
+        flush_one(job, alone);
+    return more;
 }
 
 static void *job_main(void *argument)
 {
     struct job *job = argument;
-    struct pass *pass = job->pass;
     struct error error;
-    int r = job_open(job, &error);
+    int r;
 
+    /* A small pass is over before others could help, and their connections would cost more than they bring.
+     */
+    if (!job->borrows)
+        wait_for_call(job->pass);
+    r = job_open(job, &error);
     if (r < 0) {
         add_failure(&job->own, r, &error);
     } else {
         struct source source = source_redis_seam(job->source);
         struct sink sink = sink_postgres_seam(job->sink);
-        int64_t shard;
         job->flush = (struct flush){.source = &source, .sink = &sink, .on_quarantine = log_quarantine};
-        while (!is_over(pass) && (shard = atomic_fetch_add(&pass->next, 1)) < pass->options->config->shards) {
-            flush_one(job, shard);
-            atomic_fetch_add(&pass->done, 1);
-        }
+        while (flush_several(job))
+            ;
     }
+    call_help(job->pass);
     job_close(job);
     return NULL;
 }
@@ -171,23 +279,27 @@ static void wait_for(struct job *job)
     pthread_join(job->thread, NULL);
 }
 
-static void start(struct job *job, struct pass *pass)
+static void start(struct job *job, struct pass *pass, bool borrows)
 {
     struct error error;
     int code;
 
-    *job = (struct job){.pass = pass};
+    *job = (struct job){.pass = pass, .borrows = borrows};
     code = pthread_create(&job->thread, NULL, job_main, job);
     job->started = code == 0;
     if (code != 0) {
         error_set(&error, -code, "can't start a thread: %s; make 'flush.jobs' smaller", strerror(code));
         add_failure(&job->own, -code, &error);
+        call_help(pass);
     }
 }
 
 void jobs_run(const struct jobs_options *options, struct jobs_result *ret_result)
 {
-    struct pass pass = {.options = options, .result = ret_result};
+    struct pass pass = {.options = options,
+                        .result = ret_result,
+                        .mutex = PTHREAD_MUTEX_INITIALIZER,
+                        .help = PTHREAD_COND_INITIALIZER};
     struct job jobs[JOBS_MAX];
     size_t shards = (size_t)options->config->shards, len = (size_t)options->config->flush.jobs;
 
@@ -200,7 +312,7 @@ void jobs_run(const struct jobs_options *options, struct jobs_result *ret_result
     if (len > shards)
         len = shards;
     for (size_t i = 0; i < len; i++)
-        start(&jobs[i], &pass);
+        start(&jobs[i], &pass, i == 0);
     for (size_t i = 0; i < len; i++) {
         if (jobs[i].started)
             wait_for(&jobs[i]);

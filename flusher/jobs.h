@@ -1,7 +1,8 @@
 /* jobs - one pass over all shards, by several threads that share nothing but which shard is next
  *
- * Each job has its own connections to Redis and Postgres. A shard that fails is left and the others go on,
- * unless Redis or Postgres is gone or refuses us: then the pass ends early.
+ * Each job has its own connections to Redis and Postgres, of which the first are the caller's. A shard that
+ * fails is left and the others go on, unless Redis or Postgres is gone or refuses us: then the pass ends
+ * early.
  */
 #ifndef FLUSHER_JOBS_H
 #define FLUSHER_JOBS_H
@@ -9,8 +10,14 @@
 #include "lib/config.h"
 #include "lib/error.h"
 
+struct postgres;
+struct source_redis;
+
 struct jobs_options {
-    const struct config *config;  /* borrowed; flush.jobs says how many */
+    const struct config *config; /* borrowed; flush.jobs says how many */
+    /* The caller's connections, lent to the first job: to open others would take longer than a small pass. */
+    struct postgres *postgres;
+    struct source_redis *source;
     bool (*stop_requested)(void); /* asked by every job between shards; NULL = never stop */
     void (*tick)(int64_t shards_done,
                  int64_t shards); /* in the caller's thread, ten times a second; or NULL */

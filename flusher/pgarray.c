@@ -58,6 +58,17 @@ void pgarray_add_bigint(struct pgarray *array, int64_t number)
     append(array, &wire, sizeof(wire));
 }
 
+/* Microseconds since 2000. What does not fit becomes a number that Postgres refuses. */
+void pgarray_add_timestamptz(struct pgarray *array, int64_t unix_ms)
+{
+    int64_t wire;
+
+    if (__builtin_sub_overflow(unix_ms, INT64_C(946684800000), &wire) ||
+        __builtin_mul_overflow(wire, 1000, &wire))
+        wire = INT64_MAX - 1;
+    pgarray_add_bigint(array, wire);
+}
+
 bool pgarray_ok(const struct pgarray *array)
 {
     return !array->failed;

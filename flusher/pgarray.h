@@ -1,4 +1,4 @@
-/* pgarray - text[] and bigint[] as Postgres takes them in binary; pure
+/* pgarray - text[], bigint[] and timestamptz[] as Postgres takes them in binary; pure
  *
  * Binary, because as text every key would have to be quoted here and taken apart again there. No NULLs, one
  * dimension. A zeroed struct is an empty one; running out of memory is remembered and told by pgarray_ok().
@@ -8,7 +8,8 @@
 
 #include "lib/util.h"
 
-enum pgarray_type { PGARRAY_TEXT = 25, PGARRAY_BIGINT = 20 }; /* the elements' oid, fixed in Postgres */
+/* The elements' oid, fixed in Postgres. */
+enum pgarray_type { PGARRAY_BIGINT = 20, PGARRAY_TEXT = 25, PGARRAY_TIMESTAMPTZ = 1184 };
 
 struct pgarray {
     char *bytes;
@@ -23,6 +24,7 @@ void pgarray_begin(struct pgarray *array, enum pgarray_type type, size_t count);
 
 void pgarray_add_text(struct pgarray *array, struct span text);
 void pgarray_add_bigint(struct pgarray *array, int64_t number);
+void pgarray_add_timestamptz(struct pgarray *array, int64_t unix_ms);
 
 MUST_CHECK bool pgarray_ok(const struct pgarray *array);
 

@@ -1,5 +1,6 @@
-/* sink - the seam to where generations go: one transaction per generation, the shard's row locked in it
+/* sink - the seam to where generations go: one transaction for each, its shard's row locked in it
  *
+ * Small generations of several shards may share a transaction: what holds for one holds for each of them.
  * Each function returns 0 or a negative failure (flusher/failure.h) with a text. After begin() returned 0,
  * commit() or rollback() ends the transaction; after a failure of what stands between, only rollback() may.
  */
@@ -25,6 +26,27 @@ struct entry {
     struct correction correction;
 };
 
+/* What a generation is, by what the sink knows. */
+enum verdict {
+    VERDICT_APPLIED, /* all of it is in the sink already */
+    VERDICT_FRESH,   /* none of it is, and it follows what is there without a hole */
+    VERDICT_MIXED,   /* neither: the source went back in time, or lost what it held; into quarantine */
+};
+
+/* A generation on its way from source to sink. */
+struct cargo {
+    uint32_t shard;
+    struct generation generation;
+    struct standing standing; /* filled by begin() */
+    int64_t *vector;          /* the same, as long as generation.batches; owned */
+    int64_t keys, total;      /* what it holds */
+    enum verdict verdict;
+    struct entry entry;           /* of what this flusher applied */
+    bool quarantined;             /* by this flusher */
+    struct correction correction; /* for its release */
+    struct reset reset;           /* VERDICT_MIXED, unless it was set aside; owned */
+};
+
 enum commit_outcome {
     COMMIT_DONE,
     COMMIT_UNKNOWN, /* sent, and no answer came: only the ledger can tell */
@@ -33,24 +55,23 @@ enum commit_outcome {
 struct sink {
     void *context;
 
-    /* Begins a transaction and locks the shard's row, connecting first where there is no connection. Fills
-     * `vector` with what each of the generation's writers has applied, in their order; 0 = nothing. */
-    int (*begin)(void *context, uint32_t shard, const struct generation *generation,
-                 struct standing *ret_standing, int64_t *vector, struct error *error);
+    /* Begins a transaction and locks the rows of the cargo's shards (ascending, each once), connecting first
+     * where there is no connection. Fills in each one's standing, and its vector with what each of the
+     * generation's writers has applied, in their order; 0 = nothing. */
+    int (*begin)(void *context, struct cargo *cargo, size_t cargo_len, struct error *error);
 
-    /* The ledger row, and the shard's row moved on to it. */
-    int (*record)(void *context, uint32_t shard, const struct generation *generation,
-                  const struct entry *entry, struct error *error);
+    /* The ledger rows, and the shards' rows moved on to them. */
+    int (*record)(void *context, const struct cargo *cargo, size_t cargo_len, struct error *error);
 
-    /* The vector moved to the generation's batches, and the updates, in order. A delta of zero makes a row
-     * too: the key was seen. */
-    int (*apply)(void *context, uint32_t shard, const struct generation *generation,
-                 const struct updates *updates, struct error *error);
+    /* The vectors moved to the generations' batches, and the updates of all of them, in order. A delta of
+     * zero makes a row too: the key was seen. */
+    int (*apply)(void *context, const struct cargo *cargo, size_t cargo_len, const struct updates *updates,
+                 struct error *error);
 
-    /* Keeps the generation whole for an operator, in place of record() and apply(). `total`: of its updates.
-     */
-    int (*quarantine)(void *context, uint32_t shard, const struct generation *generation,
-                      const struct updates *updates, int64_t total, struct error *error);
+    /* Keeps the generation whole for an operator, in place of record() and apply(). It is alone in the
+     * transaction, so the updates are all its own. */
+    int (*quarantine)(void *context, const struct cargo *cargo, const struct updates *updates,
+                      struct error *error);
 
     /* Where the shard stands now; `ret_reset` to be done by the caller. */
     int (*stand)(void *context, uint32_t shard, struct reset *ret_reset, struct error *error);

@@ -10,11 +10,57 @@
  * and its parameters small. */
 #define CHUNK_KEYS 10000
 
+/* What is sent as arrays; memory kept. */
+enum column {
+    SHARDS, /* of the cargo, from here on */
+    IDS,
+    PREV_IDS,
+    KEYS,
+    TOTALS,
+    EVENTS,
+    ACCEPTED,
+    CUMULATIVE_TOTALS,
+    CUMULATIVE_EVENTS,
+    CORRECTIONS,
+    EVENTS_CORRECTIONS,
+    OPENED,
+    SEALED,
+    LAST_APPENDS,
+    BATCH_SHARDS, /* of their batches, from here on */
+    BATCH_IDS,
+    BATCH_PREV_IDS,
+    BATCH_WRITERS,
+    BATCH_LOWS,
+    BATCH_HIGHS,
+    UPDATE_KEYS, /* of a chunk of the updates, from here on */
+    UPDATE_DELTAS,
+    UPDATE_CARGO,
+    COLUMN_COUNT
+};
+
+static enum pgarray_type type_of(enum column column)
+{
+    switch ((int)column) {
+    case IDS:
+    case PREV_IDS:
+    case BATCH_IDS:
+    case BATCH_PREV_IDS:
+    case BATCH_WRITERS:
+    case UPDATE_KEYS:
+        return PGARRAY_TEXT;
+    case OPENED:
+    case SEALED:
+    case LAST_APPENDS:
+        return PGARRAY_TIMESTAMPTZ;
+    default:
+        return PGARRAY_BIGINT;
+    }
+}
+
 struct sink_postgres {
     struct postgres *postgres;
     const char *namespace;
-    struct pgarray keys, deltas;         /* of a chunk; memory kept */
-    struct pgarray writers, lows, highs; /* of the generation's batches, from begin() on */
+    struct pgarray columns[COLUMN_COUNT];
 };
 
 int sink_postgres_new(struct postgres *postgres, const char *namespace, struct sink_postgres **ret_sink,
@@ -34,230 +80,294 @@ void sink_postgres_free(struct sink_postgres *sink)
 {
     if (!sink)
         return;
-    pgarray_done(&sink->keys);
-    pgarray_done(&sink->deltas);
-    pgarray_done(&sink->writers);
-    pgarray_done(&sink->lows);
-    pgarray_done(&sink->highs);
+    for (int i = 0; i < COLUMN_COUNT; i++)
+        pgarray_done(&sink->columns[i]);
     free(sink);
 }
 
-static int build_identity(struct sink_postgres *sink, const struct generation *generation,
-                          struct error *error)
+/* Empties the columns from `first` to `last`, for `count` elements each. */
+static void begin_columns(struct sink_postgres *sink, enum column first, enum column last, size_t count)
 {
-    pgarray_begin(&sink->writers, PGARRAY_TEXT, generation->batches_len);
-    pgarray_begin(&sink->lows, PGARRAY_BIGINT, generation->batches_len);
-    pgarray_begin(&sink->highs, PGARRAY_BIGINT, generation->batches_len);
-    for (size_t i = 0; i < generation->batches_len; i++) {
-        pgarray_add_text(&sink->writers, span_of(generation->batches[i].writer));
-        pgarray_add_bigint(&sink->lows, generation->batches[i].low);
-        pgarray_add_bigint(&sink->highs, generation->batches[i].high);
-    }
-    if (pgarray_ok(&sink->writers) && pgarray_ok(&sink->lows) && pgarray_ok(&sink->highs))
-        return 0;
-    return error_set(error, -ENOMEM, "out of memory");
+    for (unsigned i = first; i <= last; i++)
+        pgarray_begin(&sink->columns[i], type_of(i), count);
 }
 
-/* Every statement about a shard begins with these. */
-static void add_shard(struct parameters *parameters, const struct sink_postgres *sink, uint32_t shard)
+static int end_columns(const struct sink_postgres *sink, enum column first, enum column last,
+                       struct error *error)
 {
-    parameters_text(parameters, sink->namespace);
-    parameters_bigint(parameters, shard);
+    bool ok = true;
+
+    for (unsigned i = first; i <= last; i++)
+        ok &= pgarray_ok(&sink->columns[i]);
+    return ok ? 0 : error_set(error, -ENOMEM, "out of memory");
 }
 
-/* Without this lock two flushers would both find the generation fresh. */
-static int lock_shard(struct sink_postgres *sink, uint32_t shard, struct standing *ret_standing,
-                      struct error *error)
+static void add_bigint(struct sink_postgres *sink, enum column column, int64_t number)
 {
+    pgarray_add_bigint(&sink->columns[column], number);
+}
+
+static void add_text(struct sink_postgres *sink, enum column column, const char *text)
+{
+    pgarray_add_text(&sink->columns[column], span_of(text));
+}
+
+/* The namespace and the columns from `first` to `last` as parameters. */
+static void add_columns(struct parameters *parameters, const struct sink_postgres *sink, enum column first,
+                        enum column last)
+{
+    if (parameters->len == 0)
+        parameters_text(parameters, sink->namespace);
+    for (unsigned i = first; i <= last; i++)
+        parameters_array(parameters, &sink->columns[i]);
+}
+
+static int refuse_shard(struct error *error)
+{
+    return error_set(error, FAILURE_CONFIG, "counterd.shards has no row for it; was it deleted by hand?");
+}
+
+/* Without this lock two flushers would both find a generation fresh. In order, or two who lock several could
+ * wait for each other. */
+static int lock_shards(struct sink_postgres *sink, struct cargo *cargo, size_t cargo_len, struct error *error)
+{
+    static const char sql[] =
+        "SELECT cumulative_total, cumulative_events FROM counterd.shards"
+        " WHERE namespace = $1 AND shard = ANY ($2::bigint[]) ORDER BY shard FOR UPDATE";
     struct parameters parameters = {0};
     struct pg_result *rows;
     int r;
 
-    add_shard(&parameters, sink, shard);
-    r = postgres_execute(sink->postgres,
-                         "SELECT cumulative_total, cumulative_events FROM counterd.shards"
-                         " WHERE namespace = $1 AND shard = $2::bigint FOR UPDATE",
-                         &parameters, &rows, error);
-
+    add_columns(&parameters, sink, SHARDS, SHARDS);
+    r = postgres_execute(sink->postgres, sql, &parameters, &rows, error);
     if (r < 0)
         return r;
-    if (rows_len(rows) != 1) {
-        r = error_set(error, FAILURE_CONFIG, "counterd.shards has no row for it; was it deleted by hand?");
-    } else {
-        ret_standing->cumulative_total = rows_bigint(rows, 0, 0);
-        ret_standing->cumulative_events = rows_bigint(rows, 0, 1);
+    if (rows_len(rows) != (int)cargo_len)
+        r = refuse_shard(error);
+    for (size_t i = 0; r == 0 && i < cargo_len; i++) {
+        cargo[i].standing.cumulative_total = rows_bigint(rows, (int)i, 0);
+        cargo[i].standing.cumulative_events = rows_bigint(rows, (int)i, 1);
     }
     rows_free(rows);
     return r;
 }
 
-/* The columns of read_ledger(): what is known of the generation and of the one released before it. */
-#define LEDGER_FACTS                                                                                         \
-    "SELECT own.gen IS NOT NULL AS known, own.correction, own.events_correction,"                            \
-    " EXISTS (SELECT FROM counterd.quarantine WHERE namespace = $1 AND gen = $3) AS quarantined,"            \
-    " $5 = '' OR prev.gen IS NOT NULL AS prev_known, prev.cumulative_total, prev.cumulative_events"          \
-    " FROM (SELECT) AS always"                                                                               \
-    " LEFT JOIN counterd.ledger AS own ON own.namespace = $1 AND own.gen = $3"                               \
-    " LEFT JOIN counterd.ledger AS prev ON prev.namespace = $1 AND prev.gen = $5"
+/* A row for each batch, after one without a writer for each generation. */
+static int build_batches(struct sink_postgres *sink, const struct cargo *cargo, size_t cargo_len,
+                         struct error *error)
+{
+    size_t count = cargo_len;
 
-/* In a statement of its own, so that its snapshot is taken after the lock was had. */
-static int read_ledger(struct sink_postgres *sink, uint32_t shard, const struct generation *generation,
-                       struct standing *ret_standing, int64_t *vector, struct error *error)
+    for (size_t i = 0; i < cargo_len; i++)
+        count += cargo[i].generation.batches_len;
+    begin_columns(sink, BATCH_SHARDS, BATCH_HIGHS, count);
+    for (size_t i = 0; i < cargo_len; i++) {
+        const struct generation *generation = &cargo[i].generation;
+        for (size_t j = 0; j <= generation->batches_len; j++) {
+            const struct batches *batches = j > 0 ? &generation->batches[j - 1] : NULL;
+            add_bigint(sink, BATCH_SHARDS, cargo[i].shard);
+            add_text(sink, BATCH_IDS, generation->id);
+            add_text(sink, BATCH_PREV_IDS, generation->prev_id);
+            add_text(sink, BATCH_WRITERS, batches ? batches->writer : "");
+            add_bigint(sink, BATCH_LOWS, batches ? batches->low : 0);
+            add_bigint(sink, BATCH_HIGHS, batches ? batches->high : 0);
+        }
+    }
+    return end_columns(sink, BATCH_SHARDS, BATCH_HIGHS, error);
+}
+
+/* What the first row of each generation says: of itself, and of the one that was released before it. */
+static void take_facts(const struct pg_result *rows, int row, struct standing *standing)
+{
+    standing->in_ledger = rows_bigint(rows, row, 1) == 1;
+    standing->correction = (struct correction){rows_bigint(rows, row, 2), rows_bigint(rows, row, 3)};
+    standing->in_quarantine = rows_bigint(rows, row, 4) == 1;
+    standing->prev_known = rows_bigint(rows, row, 5) == 1;
+    standing->prev_total = rows_bigint(rows, row, 6);
+    standing->prev_events = rows_bigint(rows, row, 7);
+}
+
+/* In a statement of its own, so that its snapshot is taken after the locks were had. */
+static int read_ledger(struct sink_postgres *sink, struct cargo *cargo, size_t cargo_len, struct error *error)
 {
     static const char sql[] =
-        "SELECT w.seq, known::integer, correction, events_correction, quarantined::integer,"
-        " prev_known::integer, cumulative_total, cumulative_events"
-        " FROM (" LEDGER_FACTS
-        ") AS facts LEFT JOIN unnest($4::text[]) WITH ORDINALITY AS b (writer, number) ON true"
+        "SELECT w.seq, (own.gen IS NOT NULL)::integer, own.correction, own.events_correction,"
+        " (q.gen IS NOT NULL)::integer, (b.prev_gen = '' OR prev.gen IS NOT NULL)::integer,"
+        " prev.cumulative_total, prev.cumulative_events"
+        " FROM unnest($2::bigint[], $3::text[], $4::text[], $5::text[]) WITH ORDINALITY"
+        " AS b (shard, gen, prev_gen, writer, number)"
+        " LEFT JOIN counterd.ledger AS own ON b.writer = '' AND own.namespace = $1 AND own.gen = b.gen"
+        " LEFT JOIN counterd.ledger AS prev ON b.writer = '' AND prev.namespace = $1 AND prev.gen = "
+        "b.prev_gen"
+        " LEFT JOIN counterd.quarantine AS q ON b.writer = '' AND q.namespace = $1 AND q.gen = b.gen"
         " LEFT JOIN counterd.writers AS w"
-        " ON w.namespace = $1 AND w.shard = $2::bigint AND w.writer = b.writer"
+        " ON w.namespace = $1 AND w.shard = b.shard AND w.writer = b.writer"
         " ORDER BY b.number";
     struct parameters parameters = {0};
     struct pg_result *rows;
-    int r;
+    int row = 0, r;
 
-    add_shard(&parameters, sink, shard);
-    parameters_text(&parameters, generation->id);
-    parameters_array(&parameters, &sink->writers);
-    parameters_text(&parameters, generation->prev_id);
+    add_columns(&parameters, sink, BATCH_SHARDS, BATCH_WRITERS);
     r = postgres_execute(sink->postgres, sql, &parameters, &rows, error);
     if (r < 0)
         return r;
-    ret_standing->in_ledger = rows_bigint(rows, 0, 1) == 1;
-    ret_standing->correction = (struct correction){rows_bigint(rows, 0, 2), rows_bigint(rows, 0, 3)};
-    ret_standing->in_quarantine = rows_bigint(rows, 0, 4) == 1;
-    ret_standing->prev_known = rows_bigint(rows, 0, 5) == 1;
-    ret_standing->prev_total = rows_bigint(rows, 0, 6);
-    ret_standing->prev_events = rows_bigint(rows, 0, 7);
-    for (size_t i = 0; i < generation->batches_len; i++)
-        vector[i] = rows_bigint(rows, (int)i, 0);
+    for (size_t i = 0; i < cargo_len; i++) {
+        take_facts(rows, row++, &cargo[i].standing);
+        for (size_t j = 0; j < cargo[i].generation.batches_len; j++)
+            cargo[i].vector[j] = rows_bigint(rows, row++, 0);
+    }
     rows_free(rows);
     return 0;
 }
 
-static int begin(void *context, uint32_t shard, const struct generation *generation,
-                 struct standing *ret_standing, int64_t *vector, struct error *error)
+static int begin(void *context, struct cargo *cargo, size_t cargo_len, struct error *error)
 {
     struct sink_postgres *sink = context;
-    int r = build_identity(sink, generation, error);
+    int r;
 
+    begin_columns(sink, SHARDS, SHARDS, cargo_len);
+    for (size_t i = 0; i < cargo_len; i++)
+        add_bigint(sink, SHARDS, cargo[i].shard);
+    r = end_columns(sink, SHARDS, SHARDS, error);
+    if (r == 0)
+        r = build_batches(sink, cargo, cargo_len, error);
     if (r == 0)
         r = postgres_begin(sink->postgres, error);
     if (r == 0)
-        r = lock_shard(sink, shard, ret_standing, error);
+        r = lock_shards(sink, cargo, cargo_len, error);
     if (r == 0)
-        r = read_ledger(sink, shard, generation, ret_standing, vector, error);
+        r = read_ledger(sink, cargo, cargo_len, error);
     if (r < 0)
         postgres_rollback(sink->postgres);
     return r;
 }
 
-static int record(void *context, uint32_t shard, const struct generation *generation,
-                  const struct entry *entry, struct error *error)
+static int build_entries(struct sink_postgres *sink, const struct cargo *cargo, size_t cargo_len,
+                         struct error *error)
 {
-    static const char sql[] =
-        "WITH head AS (UPDATE counterd.shards SET head_gen = $3, cumulative_total = $9::bigint,"
-        " cumulative_events = $10::bigint, applied_at = now(),"
-        " fresh_until = GREATEST(fresh_until, to_timestamp($12::bigint / 1000.0))"
-        " WHERE namespace = $1 AND shard = $2::bigint)"
-        "INSERT INTO counterd.ledger (namespace, shard, gen, prev_gen, keys, total, events, accepted_at_seal,"
-        " cumulative_total, cumulative_events, opened_at, sealed_at, correction, events_correction, identity)"
-        " SELECT $1, $2::bigint, $3, $4, $5::bigint, $6::bigint, $7::bigint, $8::bigint, $9::bigint,"
-        " $10::bigint, to_timestamp($11::bigint / 1000.0), to_timestamp($12::bigint / 1000.0),"
-        " $16::bigint, $17::bigint, jsonb_object_agg(writer, jsonb_build_array(low, high))"
-        " FROM unnest($13::text[], $14::bigint[], $15::bigint[]) AS b (writer, low, high)";
-    struct sink_postgres *sink = context;
-    struct parameters parameters = {0};
-
-    add_shard(&parameters, sink, shard);
-    parameters_text(&parameters, generation->id);
-    parameters_text(&parameters, generation->prev_id);
-    parameters_bigint(&parameters, entry->keys);
-    parameters_bigint(&parameters, entry->total);
-    parameters_bigint(&parameters, entry->events);
-    parameters_bigint(&parameters, generation->accepted_at_seal);
-    parameters_bigint(&parameters, entry->cumulative_total);
-    parameters_bigint(&parameters, entry->cumulative_events);
-    parameters_bigint(&parameters, generation->opened_ms);
-    parameters_bigint(&parameters, generation->sealed_ms);
-    parameters_array(&parameters, &sink->writers);
-    parameters_array(&parameters, &sink->lows);
-    parameters_array(&parameters, &sink->highs);
-    parameters_bigint(&parameters, entry->correction.total);
-    parameters_bigint(&parameters, entry->correction.events);
-    return postgres_execute(sink->postgres, sql, &parameters, NULL, error);
+    begin_columns(sink, IDS, SEALED, cargo_len);
+    for (size_t i = 0; i < cargo_len; i++) {
+        const struct generation *generation = &cargo[i].generation;
+        const struct entry *entry = &cargo[i].entry;
+        add_text(sink, IDS, generation->id);
+        add_text(sink, PREV_IDS, generation->prev_id);
+        add_bigint(sink, KEYS, entry->keys);
+        add_bigint(sink, TOTALS, entry->total);
+        add_bigint(sink, EVENTS, entry->events);
+        add_bigint(sink, ACCEPTED, generation->accepted_at_seal);
+        add_bigint(sink, CUMULATIVE_TOTALS, entry->cumulative_total);
+        add_bigint(sink, CUMULATIVE_EVENTS, entry->cumulative_events);
+        add_bigint(sink, CORRECTIONS, entry->correction.total);
+        add_bigint(sink, EVENTS_CORRECTIONS, entry->correction.events);
+        pgarray_add_timestamptz(&sink->columns[OPENED], generation->opened_ms);
+        pgarray_add_timestamptz(&sink->columns[SEALED], generation->sealed_ms);
+    }
+    return end_columns(sink, IDS, SEALED, error);
 }
 
-static int move_vector(struct sink_postgres *sink, uint32_t shard, struct error *error)
+static int record(void *context, const struct cargo *cargo, size_t cargo_len, struct error *error)
+{
+    static const char sql[] =
+        "WITH c AS (SELECT * FROM unnest($2::bigint[], $3::text[], $4::text[], $5::bigint[], $6::bigint[],"
+        " $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[],"
+        " $13::timestamptz[], $14::timestamptz[])"
+        " AS c (shard, gen, prev_gen, keys, total, events, accepted, cumulative_total, cumulative_events,"
+        " correction, events_correction, opened_at, sealed_at)),"
+        " head AS (UPDATE counterd.shards AS s SET head_gen = c.gen, cumulative_total = c.cumulative_total,"
+        " cumulative_events = c.cumulative_events, applied_at = now(),"
+        " fresh_until = GREATEST(s.fresh_until, c.sealed_at)"
+        " FROM c WHERE s.namespace = $1 AND s.shard = c.shard)"
+        "INSERT INTO counterd.ledger (namespace, shard, gen, prev_gen, keys, total, events, accepted_at_seal,"
+        " cumulative_total, cumulative_events, correction, events_correction, opened_at, sealed_at, identity)"
+        " SELECT $1, c.*, b.identity FROM c LEFT JOIN"
+        " (SELECT shard, jsonb_object_agg(writer, jsonb_build_array(low, high)) AS identity"
+        " FROM unnest($15::bigint[], $16::text[], $17::bigint[], $18::bigint[]) AS b (shard, writer, low, "
+        "high)"
+        " WHERE writer <> '' GROUP BY shard) AS b USING (shard)";
+    struct sink_postgres *sink = context;
+    struct parameters parameters = {0};
+    int r = build_entries(sink, cargo, cargo_len, error);
+
+    add_columns(&parameters, sink, SHARDS, SEALED);
+    add_columns(&parameters, sink, BATCH_SHARDS, BATCH_SHARDS);
+    add_columns(&parameters, sink, BATCH_WRITERS, BATCH_HIGHS);
+    return r < 0 ? r : postgres_execute(sink->postgres, sql, &parameters, NULL, error);
+}
+
+static int move_vectors(struct sink_postgres *sink, struct error *error)
 {
     static const char sql[] =
         "INSERT INTO counterd.writers (namespace, shard, writer, seq)"
-        " SELECT $1, $2::bigint, writer, high FROM unnest($3::text[], $4::bigint[]) AS b (writer, high)"
+        " SELECT $1, shard, writer, high FROM unnest($2::bigint[], $3::text[], $4::bigint[])"
+        " AS b (shard, writer, high) WHERE writer <> ''"
         " ON CONFLICT (namespace, shard, writer) DO UPDATE SET seq = EXCLUDED.seq";
     struct parameters parameters = {0};
 
-    add_shard(&parameters, sink, shard);
-    parameters_array(&parameters, &sink->writers);
-    parameters_array(&parameters, &sink->highs);
+    add_columns(&parameters, sink, BATCH_SHARDS, BATCH_SHARDS);
+    add_columns(&parameters, sink, BATCH_WRITERS, BATCH_WRITERS);
+    add_columns(&parameters, sink, BATCH_HIGHS, BATCH_HIGHS);
     return postgres_execute(sink->postgres, sql, &parameters, NULL, error);
 }
 
-/* One version of each row per flush. In the order of the array, because that is the order of the keys. */
-static int update_counters(struct sink_postgres *sink, const struct generation *generation,
-                           struct error *error)
+/* One version of each row per flush. In the order of the array, because that is the order of the keys. The
+ * times are their generation's. */
+static int update_counters(struct sink_postgres *sink, struct error *error)
 {
-    static const char sql[] =
-        "INSERT INTO counterd.counters AS c (key, value, first_seen, last_seen)"
-        " SELECT key, delta, to_timestamp($3::bigint / 1000.0), to_timestamp($4::bigint / 1000.0)"
-        " FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS u (key, delta, number) ORDER BY number"
-        " ON CONFLICT (key) DO UPDATE SET value = c.value + EXCLUDED.value,"
-        " last_seen = GREATEST(c.last_seen, EXCLUDED.last_seen)";
+    static const char sql[] = "INSERT INTO counterd.counters AS c (key, value, first_seen, last_seen)"
+                              " SELECT key, delta, ($1::timestamptz[])[cargo], ($2::timestamptz[])[cargo]"
+                              " FROM unnest($3::text[], $4::bigint[], $5::bigint[]) WITH ORDINALITY AS u "
+                              "(key, delta, cargo, number)"
+                              " ORDER BY number"
+                              " ON CONFLICT (key) DO UPDATE SET value = c.value + EXCLUDED.value,"
+                              " last_seen = GREATEST(c.last_seen, EXCLUDED.last_seen)";
     struct parameters parameters = {0};
 
-    parameters_array(&parameters, &sink->keys);
-    parameters_array(&parameters, &sink->deltas);
-    parameters_bigint(&parameters, generation->opened_ms);
-    parameters_bigint(&parameters, generation->last_append_ms);
+    parameters_array(&parameters, &sink->columns[OPENED]);
+    parameters_array(&parameters, &sink->columns[LAST_APPENDS]);
+    add_columns(&parameters, sink, UPDATE_KEYS, UPDATE_CARGO);
     return postgres_execute(sink->postgres, sql, &parameters, NULL, error);
 }
 
-/* Keys and deltas of the updates from `from` on, as arrays. */
 static int build_updates(struct sink_postgres *sink, const struct updates *updates, size_t from, size_t count,
                          struct error *error)
 {
-    pgarray_begin(&sink->keys, PGARRAY_TEXT, count);
-    pgarray_begin(&sink->deltas, PGARRAY_BIGINT, count);
+    begin_columns(sink, UPDATE_KEYS, UPDATE_CARGO, count);
     for (size_t i = from; i < from + count; i++) {
-        pgarray_add_text(&sink->keys, updates_key(updates, i));
-        pgarray_add_bigint(&sink->deltas, updates->items[i].delta);
+        pgarray_add_text(&sink->columns[UPDATE_KEYS], updates_key(updates, i));
+        add_bigint(sink, UPDATE_DELTAS, updates->items[i].delta);
+        add_bigint(sink, UPDATE_CARGO, (int64_t)updates->items[i].cargo + 1);
     }
-    if (pgarray_ok(&sink->keys) && pgarray_ok(&sink->deltas))
-        return 0;
-    return error_set(error, -ENOMEM, "out of memory");
+    return end_columns(sink, UPDATE_KEYS, UPDATE_CARGO, error);
 }
 
-static int apply_chunk(struct sink_postgres *sink, const struct generation *generation,
-                       const struct updates *updates, size_t from, struct error *error)
+static int apply_chunk(struct sink_postgres *sink, const struct updates *updates, size_t from,
+                       struct error *error)
 {
-    size_t left = updates->len - from, count = left < CHUNK_KEYS ? left : CHUNK_KEYS;
-    int r = build_updates(sink, updates, from, count, error);
+    size_t left = updates->len - from;
+    int r = build_updates(sink, updates, from, left < CHUNK_KEYS ? left : CHUNK_KEYS, error);
 
-    return r < 0 ? r : update_counters(sink, generation, error);
+    return r < 0 ? r : update_counters(sink, error);
 }
 
-static int apply(void *context, uint32_t shard, const struct generation *generation,
-                 const struct updates *updates, struct error *error)
+static int apply(void *context, const struct cargo *cargo, size_t cargo_len, const struct updates *updates,
+                 struct error *error)
 {
     struct sink_postgres *sink = context;
-    int r = move_vector(sink, shard, error);
+    int r;
 
+    begin_columns(sink, LAST_APPENDS, LAST_APPENDS, cargo_len);
+    for (size_t i = 0; i < cargo_len; i++)
+        pgarray_add_timestamptz(&sink->columns[LAST_APPENDS], cargo[i].generation.last_append_ms);
+    r = end_columns(sink, LAST_APPENDS, LAST_APPENDS, error);
+    if (r == 0)
+        r = move_vectors(sink, error);
     for (size_t from = 0; r == 0 && from < updates->len; from += CHUNK_KEYS)
-        r = apply_chunk(sink, generation, updates, from, error);
+        r = apply_chunk(sink, updates, from, error);
     return r;
 }
 
-static int quarantine(void *context, uint32_t shard, const struct generation *generation,
-                      const struct updates *updates, int64_t total, struct error *error)
+static int quarantine(void *context, const struct cargo *cargo, const struct updates *updates,
+                      struct error *error)
 {
     static const char sql[] =
         "INSERT INTO counterd.quarantine (namespace, shard, gen, prev_gen, accepted_at_seal, opened_at,"
@@ -265,19 +375,21 @@ static int quarantine(void *context, uint32_t shard, const struct generation *ge
         " SELECT $1, $2::bigint, $3, $4, $5::bigint, to_timestamp($6::bigint / 1000.0),"
         " to_timestamp($7::bigint / 1000.0), to_timestamp($8::bigint / 1000.0), $9, $10::bigint, $11::text[],"
         " $12::bigint[], COALESCE(jsonb_object_agg(b.writer, COALESCE(w.seq, 0))"
-        " FILTER (WHERE b.writer IS NOT NULL), '{}'),"
+        " FILTER (WHERE b.writer <> ''), '{}'),"
         " COALESCE(jsonb_object_agg(b.writer, jsonb_build_array(low, high))"
-        " FILTER (WHERE b.writer IS NOT NULL), '{}')"
+        " FILTER (WHERE b.writer <> ''), '{}')"
         " FROM unnest($13::text[], $14::bigint[], $15::bigint[]) AS b (writer, low, high)"
         " LEFT JOIN counterd.writers AS w"
         " ON w.namespace = $1 AND w.shard = $2::bigint AND w.writer = b.writer";
     struct sink_postgres *sink = context;
+    const struct generation *generation = &cargo->generation;
     struct parameters parameters = {0};
     int r = build_updates(sink, updates, 0, updates->len, error);
 
     if (r < 0)
         return r;
-    add_shard(&parameters, sink, shard);
+    parameters_text(&parameters, sink->namespace);
+    parameters_bigint(&parameters, cargo->shard);
     parameters_text(&parameters, generation->id);
     parameters_text(&parameters, generation->prev_id);
     parameters_bigint(&parameters, generation->accepted_at_seal);
@@ -285,12 +397,9 @@ static int quarantine(void *context, uint32_t shard, const struct generation *ge
     parameters_bigint(&parameters, generation->sealed_ms);
     parameters_bigint(&parameters, generation->last_append_ms);
     parameters_text(&parameters, generation->set_aside ? "open" : "sealed");
-    parameters_bigint(&parameters, total);
-    parameters_array(&parameters, &sink->keys);
-    parameters_array(&parameters, &sink->deltas);
-    parameters_array(&parameters, &sink->writers);
-    parameters_array(&parameters, &sink->lows);
-    parameters_array(&parameters, &sink->highs);
+    parameters_bigint(&parameters, cargo->total);
+    add_columns(&parameters, sink, UPDATE_KEYS, UPDATE_DELTAS);
+    add_columns(&parameters, sink, BATCH_WRITERS, BATCH_HIGHS);
     return postgres_execute(sink->postgres, sql, &parameters, NULL, error);
 }
 
@@ -317,7 +426,8 @@ static int stand(void *context, uint32_t shard, struct reset *ret_reset, struct 
     struct pg_result *rows;
     int r;
 
-    add_shard(&parameters, sink, shard);
+    parameters_text(&parameters, sink->namespace);
+    parameters_bigint(&parameters, shard);
     r = postgres_execute(sink->postgres,
                          "SELECT head_gen, cumulative_total, cumulative_events FROM counterd.shards"
                          " WHERE namespace = $1 AND shard = $2::bigint",

@@ -66,7 +66,8 @@ struct source {
      * only on SEAL_NONE), to be done by the caller. */
     int (*seal)(void *context, uint32_t shard, struct generation *ret_generation, struct error *error);
 
-    /* Adds the page that begins at member number updates->len; READ_GONE when `id` is not what is sealed. */
+    /* Adds the page that begins at member number updates_added(); READ_GONE when `id` is not what is sealed.
+     */
     int (*read)(void *context, uint32_t shard, const char *id, struct updates *updates, struct error *error);
 
     /* Frees the generation if it is the sealed one, and corrects the running totals; else nothing, as

@@ -14,6 +14,20 @@ void updates_clear(struct updates *updates)
 {
     updates->len = 0;
     updates->bytes_len = 0;
+    updates_begin(updates, 0);
+}
+
+void updates_begin(struct updates *updates, uint32_t cargo)
+{
+    updates->first = updates->len;
+    updates->cargo = cargo;
+}
+
+void updates_cancel(struct updates *updates)
+{
+    if (updates_added(updates) > 0)
+        updates->bytes_len = updates->items[updates->first].offset;
+    updates->len = updates->first;
 }
 
 /* Makes room for `need` elements; false when there is no memory. */
@@ -44,7 +58,8 @@ int updates_add(struct updates *updates, struct span key, int64_t delta)
     updates->bytes = bytes;
     if (!fits)
         return -ENOMEM;
-    updates->items[updates->len++] = (struct update){updates->bytes_len, key.len, delta};
+    updates->items[updates->len++] =
+        (struct update){updates->bytes_len, (uint32_t)key.len, updates->cargo, delta};
     memcpy(updates->bytes + updates->bytes_len, key.ptr, key.len);
     updates->bytes_len += key.len;
     return 0;

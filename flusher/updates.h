@@ -1,6 +1,6 @@
-/* updates - the deltas of one generation: keys and what to add to each, in memory as a whole
+/* updates - the deltas of one transaction: keys and what to add to each, in memory as a whole
  *
- * Bounded by what one shard gathers between two flushes; kept between shards so that its memory is reused.
+ * Those of one generation or of several small ones (flusher/flush.h); kept, so that its memory is reused.
  * Not thread-safe. A zeroed struct is an empty one.
  */
 #ifndef FLUSHER_UPDATES_H
@@ -10,21 +10,36 @@
 
 struct update {
     size_t offset; /* of the key, in bytes */
-    size_t len;
+    uint32_t len;
+    uint32_t cargo; /* number of the generation that it is from, of those in the transaction */
     int64_t delta;
 };
 
 struct updates {
     struct update *items;
     size_t len, size;
-    char *bytes; /* the keys, one after the other */
+    size_t first;   /* where the generation begins that is being added */
+    uint32_t cargo; /* its number */
+    char *bytes;    /* the keys, one after the other */
     size_t bytes_len, bytes_size;
 };
 
 void updates_done(struct updates *updates);
 
-/* Empties it and keeps the memory. */
+/* Empties it and keeps the memory. What is added next is of generation number 0. */
 void updates_clear(struct updates *updates);
+
+/* What is added next is of the next generation, number `cargo`. */
+void updates_begin(struct updates *updates, uint32_t cargo);
+
+/* Takes back what was added since. */
+void updates_cancel(struct updates *updates);
+
+/* How many were added since. */
+static inline size_t updates_added(const struct updates *updates)
+{
+    return updates->len - updates->first;
+}
 
 /* Copies the key. -ENOMEM leaves it as it was. */
 MUST_CHECK int updates_add(struct updates *updates, struct span key, int64_t delta);

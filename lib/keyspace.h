@@ -57,7 +57,6 @@ void keyspace_shards_key(char ret_name[REDIS_KEY_BYTES], const char *namespace);
 enum script_id {
     SCRIPT_APPEND,
     SCRIPT_SEAL,
-    SCRIPT_READ,
     SCRIPT_RELEASE,
     SCRIPT_RESET,
     SCRIPT_PEEK,

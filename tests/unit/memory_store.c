@@ -40,10 +40,16 @@ static size_t members_of(const struct memory_set *set)
 
 /* --- faults around every call --- */
 
+static size_t shards_of(const struct memory_flusher *flusher)
+{
+    return flusher->shards > 0 ? flusher->shards : 1;
+}
+
 static void lose_transaction(struct memory_flusher *flusher)
 {
-    if (flusher->store->locked_by == flusher)
-        flusher->store->locked_by = NULL;
+    for (size_t i = 0; i < shards_of(flusher); i++)
+        if (flusher->store[i].locked_by == flusher)
+            flusher->store[i].locked_by = NULL;
 }
 
 static void die(struct memory_flusher *flusher)
@@ -109,11 +115,10 @@ static void describe(const struct memory_redis *redis, struct generation *genera
 static int seal(void *context, uint32_t shard, struct generation *ret_generation, struct error *error)
 {
     struct memory_flusher *flusher = context;
-    struct memory_redis *redis = &flusher->store->redis;
+    struct memory_redis *redis = &flusher->store[shard].redis;
     enum memory_fault fault = enter(flusher);
     int outcome = SEAL_NONE;
 
-    (void)shard;
     if (is_carried_out(fault)) {
         bool found = redis->sealed_id[0] != '\0';
         ret_generation->now_ms = 1;
@@ -138,12 +143,11 @@ static int read_page(void *context, uint32_t shard, const char *id, struct updat
                      struct error *error)
 {
     struct memory_flusher *flusher = context;
-    const struct memory_redis *redis = &flusher->store->redis;
+    const struct memory_redis *redis = &flusher->store[shard].redis;
     enum memory_fault fault = enter(flusher);
-    size_t rank = 0, from = updates->len;
+    size_t rank = 0, from = updates_added(updates);
     bool gone = strcmp(redis->sealed_id, id) != 0;
 
-    (void)shard;
     for (int i = 0; i < MEMORY_KEYS && !gone && is_carried_out(fault); i++) {
         char key[3] = {'k', (char)('0' + i), '\0'};
         if (redis->sealed.there[i] && rank++ >= from && rank <= from + PAGE_MEMBERS)
@@ -175,10 +179,9 @@ static int release(void *context, uint32_t shard, const char *id, const struct c
                    struct error *error)
 {
     struct memory_flusher *flusher = context;
-    struct memory_redis *redis = &flusher->store->redis;
+    struct memory_redis *redis = &flusher->store[shard].redis;
     enum memory_fault fault = enter(flusher);
 
-    (void)shard;
     if (is_carried_out(fault) && strcmp(redis->sealed_id, id) == 0) {
         if (!redis->set_aside)
             release_sealed(redis, correction);
@@ -208,12 +211,12 @@ static void reset_to(struct memory_redis *redis, const struct reset *to, unsigne
 static int reset(void *context, uint32_t shard, const char *id, const struct reset *to, struct error *error)
 {
     struct memory_flusher *flusher = context;
+    struct memory_redis *redis = &flusher->store[shard].redis;
     enum memory_fault fault = enter(flusher);
 
-    (void)shard;
-    if (is_carried_out(fault) && strcmp(flusher->store->redis.sealed_id, id) == 0) {
-        assert(!flusher->store->redis.set_aside);
-        reset_to(&flusher->store->redis, to, ++flusher->store->ids);
+    if (is_carried_out(fault) && strcmp(redis->sealed_id, id) == 0) {
+        assert(!redis->set_aside);
+        reset_to(redis, to, ++flusher->store->ids);
     }
     return leave(flusher, fault, 0, error);
 }
@@ -265,80 +268,85 @@ static int writer_number(const struct batches *batches)
     return batches->writer[1] - '0';
 }
 
-static int begin(void *context, uint32_t shard, const struct generation *generation,
-                 struct standing *ret_standing, int64_t *vector, struct error *error)
+static int begin(void *context, struct cargo *cargo, size_t cargo_len, struct error *error)
 {
     struct memory_flusher *flusher = context;
-    struct memory_store *store = flusher->store;
     enum memory_fault fault = enter(flusher);
 
-    (void)shard;
-    assert(store->locked_by != flusher); /* it left a transaction open */
-    if (fault == FAULT_NONE && store->locked_by)
-        fault = FAULT_REFUSED; /* what a lock_timeout does */
-    if (is_carried_out(fault)) {
+    for (size_t i = 0; i < cargo_len; i++) {
+        const struct memory_store *store = &flusher->store[cargo[i].shard];
+        assert(store->locked_by != flusher); /* it left a transaction open */
+        if (fault == FAULT_NONE && store->locked_by)
+            fault = FAULT_REFUSED; /* what a lock_timeout does */
+    }
+    for (size_t i = 0; i < cargo_len && is_carried_out(fault); i++) {
+        struct memory_store *store = &flusher->store[cargo[i].shard];
+        const struct generation *generation = &cargo[i].generation;
         store->locked_by = flusher;
-        flusher->transaction = store->postgres;
-        *ret_standing = standing_of(&store->postgres, generation);
-        for (size_t i = 0; i < generation->batches_len; i++)
-            vector[i] = store->postgres.vector[writer_number(&generation->batches[i])];
+        flusher->transactions[cargo[i].shard] = store->postgres;
+        cargo[i].standing = standing_of(&store->postgres, generation);
+        for (size_t j = 0; j < generation->batches_len; j++)
+            cargo[i].vector[j] = store->postgres.vector[writer_number(&generation->batches[j])];
     }
     if (fault != FAULT_NONE)
         lose_transaction(flusher);
     return leave(flusher, fault, 0, error);
 }
 
-static int record(void *context, uint32_t shard, const struct generation *generation,
-                  const struct entry *entry, struct error *error)
+static int record(void *context, const struct cargo *cargo, size_t cargo_len, struct error *error)
 {
     struct memory_flusher *flusher = context;
-    struct memory_postgres *postgres = &flusher->transaction;
     enum memory_fault fault = enter(flusher);
 
-    (void)shard;
-    assert(flusher->dead || flusher->store->locked_by == flusher);
-    if (is_carried_out(fault)) {
+    for (size_t i = 0; i < cargo_len && is_carried_out(fault); i++) {
+        const struct memory_store *store = &flusher->store[cargo[i].shard];
+        struct memory_postgres *postgres = &flusher->transactions[cargo[i].shard];
         struct memory_row *row = &postgres->ledger[postgres->ledger_len++];
-        assert(postgres->ledger_len < MEMORY_LEDGER && !find_row(&flusher->store->postgres, generation->id));
-        snprintf(row->id, sizeof(row->id), "%s", generation->id);
-        row->entry = *entry;
-        postgres->head = *entry;
+        assert(flusher->dead || store->locked_by == flusher);
+        assert(postgres->ledger_len < MEMORY_LEDGER && !find_row(&store->postgres, cargo[i].generation.id));
+        snprintf(row->id, sizeof(row->id), "%s", cargo[i].generation.id);
+        row->entry = cargo[i].entry;
+        postgres->head = cargo[i].entry;
     }
     return leave(flusher, fault, 0, error);
 }
 
-static int apply(void *context, uint32_t shard, const struct generation *generation,
-                 const struct updates *updates, struct error *error)
+static int apply(void *context, const struct cargo *cargo, size_t cargo_len, const struct updates *updates,
+                 struct error *error)
 {
     struct memory_flusher *flusher = context;
-    struct memory_postgres *postgres = &flusher->transaction;
     enum memory_fault fault = enter(flusher);
 
-    (void)shard;
-    assert(flusher->dead || flusher->store->locked_by == flusher);
-    for (size_t i = 0; i < generation->batches_len && is_carried_out(fault); i++)
-        postgres->vector[writer_number(&generation->batches[i])] = generation->batches[i].high;
+    for (size_t i = 0; i < cargo_len && is_carried_out(fault); i++) {
+        const struct generation *generation = &cargo[i].generation;
+        assert(flusher->dead || flusher->store[cargo[i].shard].locked_by == flusher);
+        for (size_t j = 0; j < generation->batches_len; j++)
+            flusher->transactions[cargo[i].shard].vector[writer_number(&generation->batches[j])] =
+                generation->batches[j].high;
+    }
     for (size_t i = 0; i < updates->len && is_carried_out(fault); i++)
-        postgres->value[updates_key(updates, i).ptr[1] - '0'] += updates->items[i].delta;
+        flusher->transactions[cargo[updates->items[i].cargo].shard]
+            .value[updates_key(updates, i).ptr[1] - '0'] += updates->items[i].delta;
     return leave(flusher, fault, 0, error);
 }
 
-static int quarantine(void *context, uint32_t shard, const struct generation *generation,
-                      const struct updates *updates, int64_t total, struct error *error)
+static int quarantine(void *context, const struct cargo *cargo, const struct updates *updates,
+                      struct error *error)
 {
     struct memory_flusher *flusher = context;
-    struct memory_postgres *postgres = &flusher->transaction;
+    const struct memory_store *store = &flusher->store[cargo->shard];
+    const struct generation *generation = &cargo->generation;
+    struct memory_postgres *postgres = &flusher->transactions[cargo->shard];
     enum memory_fault fault = enter(flusher);
 
-    (void)shard;
-    assert(flusher->dead || flusher->store->locked_by == flusher);
+    assert(flusher->dead || store->locked_by == flusher);
     if (is_carried_out(fault)) {
         struct memory_quarantine *row = &postgres->quarantine[postgres->quarantine_len++];
         assert(postgres->quarantine_len < MEMORY_QUARANTINE && updates->len == generation->members);
-        assert(!in_quarantine(&flusher->store->postgres, generation->id));
+        assert(!in_quarantine(&store->postgres, generation->id));
         snprintf(row->id, sizeof(row->id), "%s", generation->id);
         row->set_aside = generation->set_aside;
-        row->total = total;
+        row->total = cargo->total;
     }
     return leave(flusher, fault, 0, error);
 }
@@ -346,11 +354,10 @@ static int quarantine(void *context, uint32_t shard, const struct generation *ge
 static int stand(void *context, uint32_t shard, struct reset *ret_reset, struct error *error)
 {
     struct memory_flusher *flusher = context;
-    const struct memory_postgres *postgres = &flusher->transaction;
+    const struct memory_postgres *postgres = &flusher->transactions[shard];
     enum memory_fault fault = enter(flusher);
 
-    (void)shard;
-    assert(flusher->dead || flusher->store->locked_by == flusher);
+    assert(flusher->dead || flusher->store[shard].locked_by == flusher);
     if (is_carried_out(fault)) {
         ret_reset->accepted = postgres->head.cumulative_total;
         ret_reset->events = postgres->head.cumulative_events;
@@ -374,11 +381,17 @@ static int commit(void *context, struct error *error)
 {
     struct memory_flusher *flusher = context;
     enum memory_fault fault = enter(flusher);
+    bool locked = false;
     int r;
 
-    assert(flusher->dead || flusher->store->locked_by == flusher);
-    if (is_carried_out(fault))
-        flusher->store->postgres = flusher->transaction;
+    for (size_t i = 0; i < shards_of(flusher); i++) {
+        if (flusher->store[i].locked_by != flusher)
+            continue;
+        locked = true;
+        if (is_carried_out(fault))
+            flusher->store[i].postgres = flusher->transactions[i];
+    }
+    assert(flusher->dead || locked);
     lose_transaction(flusher);
     r = leave(flusher, fault, COMMIT_DONE, error);
     return fault == FAULT_LOST_CALL || fault == FAULT_LOST_REPLY ? COMMIT_UNKNOWN : r;

@@ -1,4 +1,4 @@
-/* memory_store - one shard in a Redis and a Postgres of a few plain structs, with the protocol's semantics
+/* memory_store - shards in a Redis and a Postgres of a few plain structs, with the protocol's semantics
  *
  * For tests of the flush core and for simulations: keys and writers are small numbers, a copy of `struct
  * memory_redis` is a snapshot of Redis, and every seam call first asks a hook what is to go wrong with it.
@@ -12,6 +12,7 @@
 #define MEMORY_WRITERS    3
 #define MEMORY_LEDGER     256
 #define MEMORY_QUARANTINE 16
+#define MEMORY_SHARDS     3
 
 struct memory_set {
     bool there[MEMORY_KEYS]; /* the keys are called "k0", "k1", ... */
@@ -51,6 +52,7 @@ struct memory_postgres {
     struct entry head;
 };
 
+/* A shard. */
 struct memory_store {
     struct memory_redis redis;
     struct memory_postgres postgres;
@@ -71,8 +73,9 @@ enum memory_fault {
 
 /* One flusher process. */
 struct memory_flusher {
-    struct memory_store *store;
-    struct memory_postgres transaction; /* what it would commit, while it holds the lock */
+    struct memory_store *store;                         /* an array of them when `shards` says so */
+    size_t shards;                                      /* 0 = one */
+    struct memory_postgres transactions[MEMORY_SHARDS]; /* what it would commit, while it holds the lock */
     bool dead;
     enum memory_fault (*hook)(void *context, struct memory_flusher *flusher); /* before each call; or NULL */
     void (*after)(void *context, struct memory_flusher *flusher);             /* after each call; or NULL */

@@ -264,6 +264,172 @@ START_TEST(what_was_never_committed_is_not_released)
 }
 END_TEST
 
+/* --- several shards in one transaction --- */
+
+struct shards {
+    struct memory_store stores[MEMORY_SHARDS];
+    int64_t seq[MEMORY_SHARDS];
+    int64_t accepted[MEMORY_SHARDS][MEMORY_KEYS];
+};
+
+static void append_everywhere(struct shards *shards)
+{
+    for (int i = 0; i < MEMORY_SHARDS; i++)
+        for (int key = 0; key < 4; key++) {
+            ck_assert_int_eq(
+                memory_append(&shards->stores[i].redis, 0, ++shards->seq[i], 0, key, key + i + 1), MEMORY_OK);
+            shards->accepted[i][key] += key + i + 1;
+        }
+}
+
+static void must_all_be_exact(const struct shards *shards)
+{
+    for (int i = 0; i < MEMORY_SHARDS; i++) {
+        for (int key = 0; key < MEMORY_KEYS; key++)
+            ck_assert_int_eq(shards->stores[i].postgres.value[key], shards->accepted[i][key]);
+        ck_assert_int_eq(shards->stores[i].postgres.head.cumulative_total, shards->stores[i].redis.accepted);
+        ck_assert_int_eq(shards->stores[i].postgres.vector[0], shards->seq[i]);
+        ck_assert_str_eq(shards->stores[i].redis.sealed_id, "");
+        ck_assert_ptr_null(shards->stores[i].locked_by);
+    }
+}
+
+/* As a job does it: together, and what does not go smoothly, alone. */
+static int run_gathering(struct memory_flusher *flusher, struct flush_result *result)
+{
+    struct source source = memory_source(flusher);
+    struct sink sink = memory_sink(flusher);
+    struct flush flush = {.source = &source, .sink = &sink};
+    struct flush_result one;
+    struct error error;
+    bool gathered[MEMORY_SHARDS] = {false}, alone[MEMORY_SHARDS] = {false};
+    int r, worst = 0;
+
+    for (uint32_t i = 0; i < MEMORY_SHARDS; i++) {
+        r = flush_gather(&flush, i, &one, &error);
+        gathered[i] = r == GATHERED_MORE;
+        alone[i] = r < 0 || r == GATHERED_ALONE;
+    }
+    r = flush_gathered(&flush, result, &error);
+    for (uint32_t i = 0; i < MEMORY_SHARDS; i++) {
+        if (!alone[i] && !(gathered[i] && r < 0))
+            continue;
+        if (flush_shard(&flush, i, &one, &error) < 0)
+            worst = -1;
+        result->keys += one.keys;
+        result->total += one.total;
+        result->events += one.events;
+    }
+    flush_done(&flush);
+    return worst;
+}
+
+START_TEST(several_shards_share_a_transaction)
+{
+    struct shards shards = {0};
+    struct memory_flusher flusher = {.store = shards.stores, .shards = MEMORY_SHARDS};
+    struct flush_result result;
+
+    append_everywhere(&shards);
+    append_everywhere(&shards);
+    ck_assert_int_eq(run_gathering(&flusher, &result), 0);
+    must_all_be_exact(&shards);
+    ck_assert_int_eq(result.keys, 4 * MEMORY_SHARDS);
+    ck_assert_int_eq(result.total, 2 * (10 + 14 + 18));
+    ck_assert_int_eq(result.events, 8 * MEMORY_SHARDS);
+    for (int i = 0; i < MEMORY_SHARDS; i++)
+        ck_assert_int_eq(shards.stores[i].postgres.ledger_len, 1);
+}
+END_TEST
+
+START_TEST(faults_while_several_share_a_transaction_lose_and_double_nothing)
+{
+    bool fired = true;
+
+    for (int k = 0; fired; k++) {
+        for (int distance = 1; distance < 20; distance *= 2) {
+            struct countdown countdown = {(enum memory_fault)_i, k, k + distance};
+            struct shards shards = {0};
+            struct flush_result result;
+            int r = -1;
+            append_everywhere(&shards);
+            for (int run = 0; run < 20 && (r != 0 || run < 4); run++) {
+                struct memory_flusher flusher = {.store = shards.stores,
+                                                 .shards = MEMORY_SHARDS,
+                                                 .hook = count_down,
+                                                 .context = &countdown};
+                r = run_gathering(&flusher, &result);
+                if (run < 3)
+                    append_everywhere(&shards);
+            }
+            ck_assert_int_eq(r, 0);
+            must_all_be_exact(&shards);
+            fired = countdown.first < 0;
+        }
+    }
+}
+END_TEST
+
+START_TEST(one_mixed_shard_does_not_hold_up_the_others)
+{
+    struct shards shards = {0};
+    struct memory_flusher flusher = {.store = shards.stores, .shards = MEMORY_SHARDS};
+    struct memory_redis before;
+    struct memory_postgres postgres;
+    struct flush_result result;
+
+    append_everywhere(&shards);
+    before = shards.stores[1].redis;
+    ck_assert_int_eq(run_gathering(&flusher, &result), 0);
+    shards.stores[1].redis = before;
+    append_everywhere(&shards);
+    postgres = shards.stores[1].postgres;
+    ck_assert_int_eq(run_gathering(&flusher, &result), 0);
+    ck_assert_int_eq(result.keys, 8);
+    ck_assert_mem_eq(postgres.value, shards.stores[1].postgres.value, sizeof(postgres.value));
+    ck_assert_int_eq(shards.stores[0].postgres.quarantine_len, 0);
+    ck_assert_int_eq(shards.stores[1].postgres.quarantine_len, 1);
+    ck_assert_int_eq(shards.stores[0].postgres.value[0], shards.accepted[0][0]);
+    ck_assert_int_eq(shards.stores[2].postgres.value[0], shards.accepted[2][0]);
+}
+END_TEST
+
+/* A second flusher flushes the shards one by one while the first is at any of its calls. */
+static enum memory_fault overlap_several(void *context, struct memory_flusher *flusher)
+{
+    int *calls = context;
+
+    if ((*calls)-- == 0) {
+        struct memory_flusher second = {.store = flusher->store, .shards = MEMORY_SHARDS};
+        struct source source = memory_source(&second);
+        struct sink sink = memory_sink(&second);
+        struct flush flush = {.source = &source, .sink = &sink};
+        struct flush_result result;
+        struct error error;
+        for (uint32_t i = 0; i < MEMORY_SHARDS; i++) {
+            int r = flush_shard(&flush, i, &result, &error);
+            ck_assert(r == 0 || r == FAILURE_LATER);
+        }
+        flush_done(&flush);
+    }
+    return FAULT_NONE;
+}
+
+START_TEST(a_second_flusher_while_several_share_a_transaction_does_no_harm)
+{
+    for (int k = 0, left = -1; left < 0; k++) {
+        struct shards shards = {0};
+        struct memory_flusher first = {
+            .store = shards.stores, .shards = MEMORY_SHARDS, .hook = overlap_several, .context = &left};
+        struct flush_result result;
+        left = k;
+        append_everywhere(&shards);
+        ck_assert_int_eq(run_gathering(&first, &result), 0);
+        must_all_be_exact(&shards);
+    }
+}
+END_TEST
+
 /* --- flushers that overlap --- */
 
 /* At one call of a first flusher, a second one runs from its beginning to its end; the first may die later.
@@ -723,6 +889,11 @@ int main(void)
     tcase_add_loop_test(tests, two_faults_at_any_calls_lose_and_double_nothing, FAULT_NONE + 1, FAULT_COUNT);
     tcase_add_test(tests, a_commit_without_an_answer_is_settled_by_the_ledger);
     tcase_add_test(tests, what_was_never_committed_is_not_released);
+    tcase_add_test(tests, several_shards_share_a_transaction);
+    tcase_add_loop_test(tests, faults_while_several_share_a_transaction_lose_and_double_nothing,
+                        FAULT_NONE + 1, FAULT_COUNT);
+    tcase_add_test(tests, one_mixed_shard_does_not_hold_up_the_others);
+    tcase_add_test(tests, a_second_flusher_while_several_share_a_transaction_does_no_harm);
     tcase_add_test(tests, a_second_flusher_at_any_call_does_no_harm);
     tcase_add_test(tests, a_generation_that_came_back_under_a_new_id_is_not_applied_again);
     tcase_add_test(tests, a_generation_that_is_gone_while_it_is_read_is_dropped);

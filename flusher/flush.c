@@ -177,9 +177,11 @@ static int act(struct flush *flush, uint32_t shard, const struct generation *gen
     const struct sink *sink = flush->sink;
     int r;
 
+    /* Of an attempt before this one only what the sink turns out to have counts. */
+    settlement->entry = (struct entry){0};
     if (settlement->verdict == VERDICT_MIXED)
         return put_aside(flush, shard, generation, standing, settlement, error);
-    /* A generation that was known by its writers only, is from now on known by its id too. */
+    /* What was known by its writers only, is from now on known by its id too. */
     r = make_entry(&flush->updates, generation, standing, settlement->verdict, &settlement->entry, error);
     if (r == 0)
         r = sink->record(sink->context, shard, generation, &settlement->entry, error);

@@ -470,44 +470,43 @@ class Replicas(RollbackCase):
         self.primary = self.track(harness.Redis(self.dir, "primary", tcp_port=port, settings=[
             "--repl-diskless-sync-delay", "0"])).start()
         self.replica = self.track(harness.Redis(self.dir, "replica", settings=["--replicaof", "127.0.0.1", port]))
-        redis = {"url": self.primary.url, "timeout_ms": 300, "wait_replicas": 1}
-        self.waiting = self.write_config("waiting.json", shards=1, redis=redis)
+        redis = {"url": self.primary.url, "wait_replicas": 1}
+        self.patient = self.write_config("patient.json", shards=1, redis={**redis, "timeout_ms": 30000})
+        self.impatient = self.write_config("impatient.json", shards=1, redis={**redis, "timeout_ms": 300})
         self.daemon = self.counterd(shards=1, redis={"url": self.primary.url})
 
-    def link_is_up(self):
-        return b"master_link_status:up" in self.replica.call("INFO", "replication")
+    def start_replica(self):
+        self.replica.start()
+        harness.wait_until(lambda: self.primary.call("WAIT", 1, 100) == 1, what="the replica to follow")
 
     def test_too_few_replicas_and_enough(self):
         self.send(self.daemon, {"a": 1})
-        done = self.flush(config=self.waiting, code=harness.EXIT_TEMPFAIL)
+        done = self.flush(config=self.impatient, code=harness.EXIT_TEMPFAIL)
         self.assertIn("0 of 1 replicas", done.err)
         self.assertIn("redis.wait_replicas", done.err)
         self.assertEqual(self.counters(), {})
-        self.audit(config=self.waiting)
-        self.replica.start()
-        harness.wait_until(self.link_is_up, what="the replica's link")
-        self.flush(config=self.waiting)
+        self.audit(config=self.patient)
+        self.start_replica()
+        self.flush(config=self.patient)
         self.assertEqual(self.counters(), {"a": 1})
 
     def test_what_an_earlier_run_sealed_is_waited_for_too(self):
-        self.replica.start()
-        harness.wait_until(self.link_is_up, what="the replica's link")
+        self.start_replica()
         self.replica.signal(signal.SIGSTOP)
         self.send(self.daemon, {"a": 1})
         for _ in range(2):
-            self.assertIn("0 of 1 replicas", self.flush(config=self.waiting, code=harness.EXIT_TEMPFAIL).err)
+            self.assertIn("0 of 1 replicas", self.flush(config=self.impatient, code=harness.EXIT_TEMPFAIL).err)
         self.assertEqual(self.counters(), {})
         self.replica.signal(signal.SIGCONT)
-        harness.wait_until(lambda: self.flush(config=self.waiting, code=None).code == 0, what="a flush")
+        self.flush(config=self.patient)
         self.assertEqual(self.counters(), {"a": 1})
 
     def test_failover_to_the_replica(self):
         """What is in Postgres, the replica has: no rollback to be seen, though the last release may be missing."""
-        self.replica.start()
-        harness.wait_until(self.link_is_up, what="the replica's link")
+        self.start_replica()
         for _ in range(5):
             self.send(self.daemon, {"a": 1, "b": 2})
-            self.flush(config=self.waiting)
+            self.flush(config=self.patient)
         self.daemon.stop()
         self.replica.call("REPLICAOF", "NO", "ONE")
         self.primary.kill()

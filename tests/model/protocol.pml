@@ -229,7 +229,8 @@ inline append(id_, seq_, known_, increments_) /* -> answer, told: durable, or th
         redis.open_seqs[id_] = (redis.open_seqs[id_] != 0 -> SPAN(LO(redis.open_seqs[id_]), seq_) : SPAN(seq_, seq_));
         redis.writers[id_] = seq_;
         forgotten = forgotten & ~increments_
-    fi
+    fi;
+    printf("    append(writer %d, seq %d, known_durable %d, increments 0x%x): %e\n", id_, seq_, known_, increments_, answer)
 }
 
 /* A generation's id is random and never comes again. Here there are few: one that nobody can name any more, now or
@@ -307,6 +308,7 @@ inline seal(f)
         for (i : 0 .. IDS - 1) {
             flusher[f].seqs[i] = redis.sealed_seqs[i]
         }
+        printf("    flusher %d: seal: generation %d is sealed, increments 0x%x\n", f, redis.sealed_gen, redis.sealed)
     :: else
     fi
 }
@@ -321,6 +323,7 @@ inline read(f)
     :: redis.sealed_gen == flusher[f].gen ->
 #endif
         flusher[f].content = redis.sealed;
+        printf("    flusher %d: read, as generation %d: increments 0x%x\n", f, flusher[f].gen, redis.sealed);
         flusher[f].at = READ
     :: else -> drop(f)
     fi
@@ -328,6 +331,7 @@ inline read(f)
 
 inline release(f)
 {
+    printf("    flusher %d: release(%d) while %d is sealed\n", f, flusher[f].gen, redis.sealed_gen);
     if
 #ifdef MUTANT_RELEASE_ANY
     :: redis.sealed_gen != 0 ->
@@ -352,6 +356,7 @@ inline release(f)
 
 inline reset(f)
 {
+    printf("    flusher %d: reset(%d) while %d is sealed\n", f, flusher[f].gen, redis.sealed_gen);
     if
 #ifdef MUTANT_RESET_ANY
     :: true ->
@@ -405,6 +410,7 @@ inline acknowledge(w)
  * without content. */
 inline rewind(w)
 {
+    printf("    writer %d: learns that Redis has nothing after seq %d\n", writer[w].id, told);
 #ifdef MUTANT_GAP_ADOPT
     if
     :: OWES(w) ->
@@ -432,7 +438,11 @@ inline rewind(w)
     :: last + 1 < writer[w].cursor ->
         writer[w].cursor = last + 1;
         for (s : last + 1 .. writer[w].emptied) {
+#ifndef MUTANT_BLANK_SILENT
             reported = reported | PAYLOAD(writer[w].id, s)
+#else
+            skip
+#endif
         }
     :: else
     fi
@@ -463,7 +473,11 @@ inline send(w)
 /* Read-only, uses no seq: how a writer without traffic learns of a rollback. */
 inline probe(w)
 {
+#ifdef MUTANT_NO_PROBE
+    told = BATCHES;
+#else
     told = MAX(redis.writers[writer[w].id], writer[w].durable);
+#endif
     if
     :: writer[w].cursor > told + 1 -> rewind(w)
     :: else
@@ -479,6 +493,7 @@ inline leave_late(w, n)
     late[n].seq = writer[w].cursor;
     late[n].known = known;
     late[n].increments = increments;
+    printf("    writer %d gives up waiting for seq %d, which is still on its way\n", late[n].id, late[n].seq);
 #ifdef MUTANT_MERGE_BACK
     /* Back into the table, and out of it again with what has come since, under the next number. */
     if
@@ -501,6 +516,7 @@ inline clear_late(n)
 
 inline crash_writer(w)
 {
+    printf("    writer %d crashes, and comes back as %d\n", writer[w].id, ids);
     dead = dead | ALL_OF(writer[w].id);
     start_writer(w)
 }
@@ -563,7 +579,6 @@ inline judge(f) /* -> verdict */
     /* Where Redis seems to have gone back, the values are asked whether this set has been here before. */
     count(flusher[f].content);
     all_applied = flusher[f].prev_gen != head_gen && (digests & (1 << part)) != 0;
-    all_fresh = true;
 #endif
     if
     :: ledger & (1 << flusher[f].gen) -> verdict = APPLIED
@@ -598,6 +613,7 @@ inline count(increments_) /* -> part: all increments look alike but for their nu
 inline count_rows(increments_)
 {
     doubled = (counted & (increments_)) != 0;
+    printf("    Postgres has 0x%x, and counts 0x%x\n", counted, increments_);
     assert(!doubled);
     counted = counted | (increments_)
 }
@@ -619,6 +635,7 @@ inline book(f)
  * comes meanwhile waits, also for a backend whose client has died. */
 inline act(f)
 {
+    printf("    flusher %d: transaction for generation %d, increments 0x%x: %e\n", f, flusher[f].gen, flusher[f].content, verdict);
     if
     :: verdict == APPLIED ->
         ledger = ledger | (1 << flusher[f].gen);
@@ -695,6 +712,7 @@ inline settle()
     for (who : 0 .. FLUSHERS - 1) {
         drop(who)
     }
+    printf("    from here on no faults, and everybody does their work:\n");
     calm = false;
     round = 0;
     do
@@ -718,6 +736,7 @@ inline settle()
         }
     :: else -> break
     od;
+    printf("    acknowledged 0x%x, in Postgres 0x%x\n", acked, counted);
     stuck = !calm;
     assert(!stuck);
     lost = (acked & ~dead & ~(counted | reported)) != 0;
@@ -725,6 +744,13 @@ inline settle()
     /* Of a writer that has died, what a rollback took is gone; all else is in Postgres, or set aside. */
     lost = (acked & dead & ~(counted | reported | forgotten | quarantine | redis.aside)) != 0;
     assert(!lost);
+#ifdef MUTANT_QUARANTINE_APPLIED
+    /* The operator applies a quarantined set, because a dead writer's increments are nowhere else. */
+    if
+    :: dead & acked & quarantine & ~counted -> count_rows(quarantine)
+    :: else
+    fi;
+#endif
     settled = true
 }
 
@@ -751,6 +777,7 @@ end:
 #endif
 #ifdef MUTANT_HEARTBEAT_SEQ
     :: d_step { !OWES(me) && MAY_MAKE(me) && redis.writers[writer[me].id] + 1 == writer[me].cursor ->
+        printf("    writer %d: heartbeat with seq %d\n", writer[me].id, writer[me].cursor);
         SET_PAYLOAD(writer[me].id, writer[me].cursor, 0);
         redis.writers[writer[me].id] = writer[me].cursor;
         writer[me].newest++;
@@ -765,9 +792,10 @@ proctype flushing(byte me) provided (!settled)
 end:
     do
     :: d_step { flush_step(me) }
-    :: d_step { flusher[me].at != IDLE -> drop(me) }
+    :: d_step { flusher[me].at != IDLE -> printf("    flusher %d crashes\n", me); drop(me) }
     /* COMMIT ended in an error, so nobody knows: the same again, from the top. */
     :: d_step { flusher[me].at == RELEASE || flusher[me].at == RESET ->
+        printf("    flusher %d: was that COMMIT or not? again\n", me);
         flusher[me].at = READ;
         for (i : 0 .. IDS - 1) {
             flusher[me].vector[i] = 0
@@ -781,16 +809,20 @@ proctype world() provided (!settled)
 end:
     do
 #if LATE > 0
-    :: d_step { late[0].seq != 0 -> append(late[0].id, late[0].seq, late[0].known, late[0].increments); clear_late(0) }
+    :: d_step { late[0].seq != 0 -> printf("    late:\n"); append(late[0].id, late[0].seq, late[0].known, late[0].increments); clear_late(0) }
     :: d_step { late[0].seq != 0 -> clear_late(0) }
 #endif
 #if LATE > 1
-    :: d_step { late[1].seq != 0 -> append(late[1].id, late[1].seq, late[1].known, late[1].increments); clear_late(1) }
+    :: d_step { late[1].seq != 0 -> printf("    late:\n"); append(late[1].id, late[1].seq, late[1].known, late[1].increments); clear_late(1) }
     :: d_step { late[1].seq != 0 -> clear_late(1) }
 #endif
 #if ROLLBACKS > 0
-    :: d_step { !has_backup && rollbacks < ROLLBACKS -> copy_redis(backup, redis); has_backup = true }
+    :: d_step { !has_backup && rollbacks < ROLLBACKS ->
+        printf("    Redis: the state that a rollback will bring back\n");
+        copy_redis(backup, redis);
+        has_backup = true }
     :: d_step { has_backup ->
+        printf("    Redis: ROLLBACK\n");
         copy_redis(redis, backup);
         clear_backup();
         has_backup = false;
@@ -800,6 +832,7 @@ end:
 #endif
 #ifdef MUTANT_ENTRY_REMOVED
     :: d_step { late[0].seq != 0 ->
+        printf("    writer %d's entries are removed\n", late[0].id);
         redis.writers[late[0].id] = 0;
         redis.durable[late[0].id] = 0;
         vector[late[0].id] = 0 }

@@ -125,13 +125,13 @@ end:
         forgotten = forgotten || redis.open + counted == 0 }
 #endif
     /* The marker's TTL, which takes the token's entry in `writers` along. */
-#ifdef MUTANT_MARKER_TOO_SHORT
+#ifdef MUTANT_TOKEN_MARKER_SHORT
     :: d_step { redis.marker -> redis.marker = false; redis.taken = false; vector = false }
 #else
     :: d_step { redis.marker && STOPPED -> redis.marker = false; redis.taken = false }
 #endif
     /* The token's row in the vector must outlive more than that: as long as a rollback may bring the batch back. */
-#ifdef MUTANT_ROW_PRUNED_WITH_MARKER
+#ifdef MUTANT_TOKEN_ROW_PRUNED
     :: d_step { vector && !redis.marker && redis.open == 0 && STOPPED -> vector = false }
 #else
     :: d_step { vector && !redis.marker && redis.open == 0 && STOPPED && !has_backup -> vector = false }

@@ -49,6 +49,7 @@ struct table {
     uint64_t events;
     char **chunks;
     size_t chunks_len, chunks_room;
+    size_t arena_peak; /* the most that was ever used */
     size_t arena_used; /* of all chunks; what is left over at the end of one counts as used */
     uint32_t shards;
     bool draining;
@@ -82,6 +83,8 @@ static void write_entry(struct table *table, uint32_t at, struct span key)
 
 static void clear_arena(struct table *table)
 {
+    if (table->arena_used > table->arena_peak)
+        table->arena_peak = table->arena_used;
     table->arena_used = OVERFLOW_AT * ARENA_UNIT + entry_size(strlen(OVERFLOW_KEY));
 }
 
@@ -447,7 +450,7 @@ size_t table_bytes(const struct table *table)
 
     /* A single chunk is of ordinary pages, of which only those count that have been used. */
     if (table->chunks_len == 1)
-        chunks = table->arena_used;
+        chunks = table->arena_used > table->arena_peak ? table->arena_used : table->arena_peak;
     for (uint32_t i = 0; i < table->shards; i++)
         lists += sizeof(table->lists[i]) + table->lists[i].room * sizeof(uint32_t);
     return (table->mask + 1) * sizeof(*table->slots) + chunks + sizeof(*table) + lists;

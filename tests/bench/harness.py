@@ -115,7 +115,7 @@ class Bench:
 
     def blast(self, port, case, seconds=None):
         argv = [self.build / 'tests/bench/blast', port, '-s', seconds or self.seconds]
-        for flag, name in (('-k', 'keys'), ('-l', 'lines'), ('-r', 'rate'), ('-g', 'segments')):
+        for flag, name in (('-k', 'keys'), ('-l', 'lines'), ('-r', 'rate'), ('-g', 'segments'), ('-n', 'datagrams')):
             if case.get(name):
                 argv += [flag, case[name]]
         if case.get('tags'):

@@ -99,6 +99,7 @@ static int open_list(struct daemon *daemon, const struct opening *opening, size_
             .address = siblings ? siblings[*len].name : opening->list->items[i],
             .buffer_bytes = daemon->config->listen.buffer_bytes,
             .shared = daemon->workers_len > 1 && !opening->first_only,
+            .sharing = (uint32_t)worker + 1,
         };
         int r = 0;
         if (opening->first_only && worker > 0)

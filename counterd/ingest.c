@@ -96,6 +96,7 @@ static enum reject add_tags(struct ingest *ingest, struct metric *metric)
     }
     metric->key.ptr = room;
     metric->hash = keyspace_hash(metric->key);
+    table_prefetch(ingest->table, metric->hash);
     ingest->canonical_len += metric->key.len;
     return REJECT_NONE;
 }
@@ -201,9 +202,12 @@ void ingest_gather(struct ingest *ingest, struct span lines, bool cut)
     struct span beginning = {lines.ptr + rest.len, lines.len - rest.len};
 
     while (rest.len > 0) {
+        struct metric *metrics = &ingest->metrics[ingest->gathered];
         size_t taken;
-        ingest->gathered += metric_parse_plain(rest, &ingest->metrics[ingest->gathered],
-                                               GATHERED_MAX - ingest->gathered, &taken);
+        size_t len = metric_parse_plain(rest, metrics, GATHERED_MAX - ingest->gathered, &taken);
+        for (size_t i = 0; i < len; i++)
+            table_prefetch(ingest->table, metrics[i].hash);
+        ingest->gathered += len;
         if (taken == 0)
             taken = gather_any(ingest, rest);
         if (ingest->gathered == GATHERED_MAX)

@@ -1,6 +1,7 @@
 #include "counterd/listener.h"
 
 #include <errno.h>
+#include <linux/filter.h>
 #include <linux/sock_diag.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -87,6 +88,22 @@ static void set_flag(int fd, int level, int option)
     (void)setsockopt(fd, level, option, &on, sizeof(on));
 }
 
+/* The kernel would give all datagrams of one sending socket to the same worker. This program gives each to
+ * any of them: it has the group's size, so it is set anew by every socket that joins. Which worker counts a
+ * line makes no difference. */
+static void spread(int fd, uint32_t sockets)
+{
+    struct sock_filter steps[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (uint32_t)(SKF_AD_OFF + SKF_AD_RANDOM)),
+        BPF_STMT(BPF_ALU | BPF_MOD | BPF_K, sockets),
+        BPF_STMT(BPF_RET | BPF_A, 0),
+    };
+    struct sock_fprog program = {ARRAY_LEN(steps), steps};
+
+    /* Without it the kernel does as it always did. */
+    (void)setsockopt(fd, SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, &program, sizeof(program));
+}
+
 static int open_inet(struct listener *listener, const struct listener_options *options, struct error *error)
 {
     bool stream = options->kind == LISTENER_TCP;
@@ -112,6 +129,8 @@ static int open_inet(struct listener *listener, const struct listener_options *o
         set_flag(listener->fd, SOL_SOCKET, SO_REUSEPORT);
     if (bind(listener->fd, &address.any, len) < 0 || (stream && listen(listener->fd, BACKLOG) < 0))
         return bind_error(options, errno, error);
+    if (options->shared && !stream)
+        spread(listener->fd, options->sharing);
     return 0;
 }
 

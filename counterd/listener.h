@@ -32,6 +32,7 @@ struct listener_options {
     const char *address;  /* host:port, or a path */
     int64_t buffer_bytes; /* what to ask for */
     bool shared;          /* several workers hear on the same address, by SO_REUSEPORT */
+    uint32_t sharing;     /* shared: how many of them have opened it, this one included */
 };
 
 /* Opens, binds, and for TCP listens. With port 0 the kernel picks one. Fails with -EADDRINUSE when somebody

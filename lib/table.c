@@ -49,6 +49,7 @@ struct table {
     uint64_t events;
     char **chunks;
     size_t chunks_len, chunks_room;
+    size_t arena_peak; /* the most that was ever used */
     size_t arena_used; /* of all chunks; what is left over at the end of one counts as used */
     uint32_t shards;
     bool draining;
@@ -82,6 +83,8 @@ static void write_entry(struct table *table, uint32_t at, struct span key)
 
 static void clear_arena(struct table *table)
 {
+    if (table->arena_used > table->arena_peak)
+        table->arena_peak = table->arena_used;
     table->arena_used = OVERFLOW_AT * ARENA_UNIT + entry_size(strlen(OVERFLOW_KEY));
 }
 
@@ -342,16 +345,20 @@ enum table_result table_add(struct table *table, const struct table_item *item)
     return result;
 }
 
-/* Loads ahead what adding the items is going to touch, so that their cache misses run side by side. */
-static void prefetch(const struct table *table, const struct table_item *items, size_t len)
+void table_prefetch(const struct table *table, uint64_t hash)
 {
-    for (size_t i = 0; i < len; i++)
-        __builtin_prefetch(&table->slots[slot_hash(items[i].hash) & table->mask], 1);
-    for (size_t i = 0; i < len; i++) {
-        /* Usually the right one, or the beginning of a short walk. */
-        const struct slot *slot = &table->slots[slot_hash(items[i].hash) & table->mask];
-        __builtin_prefetch(entry_at(table, slot->entry_at), 1);
-    }
+    __builtin_prefetch(&table->slots[slot_hash(hash) & table->mask], 1);
+}
+
+/* So many items ahead of its turn an entry is loaded. */
+#define ADDS_AHEAD 16
+
+/* Of the slot where the key belongs: usually the right one, or the beginning of a short walk. */
+static void prefetch_entry(const struct table *table, uint64_t hash)
+{
+    const char *entry = (const char *)entry_at(table, table->slots[slot_hash(hash) & table->mask].entry_at);
+
+    __builtin_prefetch(entry, 1);
 }
 
 size_t table_add_all(struct table *table, const struct table_item *items, size_t len,
@@ -361,9 +368,12 @@ size_t table_add_all(struct table *table, const struct table_item *items, size_t
     size_t done;
 
     assert(!table->draining);
-    prefetch(table, items, len);
     *ret_result = TABLE_OK;
+    for (size_t i = 0; i < len && i < ADDS_AHEAD; i++)
+        prefetch_entry(table, items[i].hash);
     for (done = 0; done < len; done++) {
+        if (done + ADDS_AHEAD < len)
+            prefetch_entry(table, items[done + ADDS_AHEAD].hash);
         *ret_result = add(table, &items[done]);
         if (*ret_result != TABLE_OK)
             break;
@@ -440,7 +450,7 @@ size_t table_bytes(const struct table *table)
 
     /* A single chunk is of ordinary pages, of which only those count that have been used. */
     if (table->chunks_len == 1)
-        chunks = table->arena_used;
+        chunks = table->arena_used > table->arena_peak ? table->arena_used : table->arena_peak;
     for (uint32_t i = 0; i < table->shards; i++)
         lists += sizeof(table->lists[i]) + table->lists[i].room * sizeof(uint32_t);
     return (table->mask + 1) * sizeof(*table->slots) + chunks + sizeof(*table) + lists;

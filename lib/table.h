@@ -39,6 +39,9 @@ void table_set_keys_max(struct table *table, size_t keys_max);
  * carried fraction is never refused. */
 MUST_CHECK enum table_result table_add(struct table *table, const struct table_item *item);
 
+/* Says early that a key with this hash is going to be added, so that its slot is there by then. */
+void table_prefetch(const struct table *table, uint64_t hash);
+
 /* table_add() of each item in turn, in less time than one by one, up to the first that is not TABLE_OK.
  * Returns how many were added, and the result of the next one. */
 MUST_CHECK size_t table_add_all(struct table *table, const struct table_item *items, size_t len,

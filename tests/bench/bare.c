@@ -1,8 +1,9 @@
 /* bare - the limit that counterd is measured against: recvmmsg in a loop, and nothing is done with what comes
  *
- * bare [-g]: prints its port, then receives until SIGTERM, then prints what came as one line of JSON. -g
- * takes UDP GRO. It is meant to be as good as such a loop gets: blocking, so that no other system call is
- * needed; slots of 2 KiB close to each other, so that they stay in the cache (with -g, of 64 KiB).
+ * bare [-g] [-p]: prints its port, then receives until SIGTERM, then prints what came as one line of JSON. It
+ * is meant to be as good as such a loop gets: blocking, so that no other system call is needed; slots of 2
+ * KiB close to each other, so that they stay in the cache. -g takes UDP GRO (and slots of 64 KiB). -p sleeps
+ * for a millisecond when there is no more: what a datagram costs without wake-ups.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -16,6 +17,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #define SLOTS         64
@@ -70,12 +72,13 @@ static unsigned segments(struct mmsghdr *message)
 
 int main(int argc, char **argv)
 {
-    int gro = argc > 1 && strcmp(argv[1], "-g") == 0;
-    size_t slot_bytes = gro ? GRO_BYTES : SLOT_BYTES;
+    static const struct timespec pause = {.tv_nsec = 1000000};
+    int gro = 0, pausing = 0, option;
+    size_t slot_bytes = SLOT_BYTES;
     static struct mmsghdr messages[SLOTS];
     static struct iovec slots[SLOTS];
     static char controls[SLOTS][CONTROL_BYTES] __attribute__((aligned(8)));
-    char *buffer = malloc(SLOTS * slot_bytes);
+    char *buffer;
     struct sigaction action = {.sa_handler = on_term};
     uint64_t datagrams = 0, bytes = 0, calls = 0;
     uint32_t memory[SK_MEMINFO_VARS] = {0};
@@ -83,6 +86,17 @@ int main(int argc, char **argv)
     struct rusage usage;
     int fd;
 
+    while ((option = getopt(argc, argv, "gp")) >= 0) {
+        if (option == 'g')
+            gro = 1;
+        else if (option == 'p')
+            pausing = 1;
+        else
+            return 64;
+    }
+    if (gro)
+        slot_bytes = GRO_BYTES;
+    buffer = malloc(SLOTS * slot_bytes);
     if (!buffer)
         fail("no memory");
     sigaction(SIGTERM, &action, NULL);
@@ -97,12 +111,14 @@ int main(int argc, char **argv)
         int count;
         for (int i = 0; gro && i < SLOTS; i++)
             messages[i].msg_hdr.msg_controllen = CONTROL_BYTES;
-        count = recvmmsg(fd, messages, SLOTS, MSG_WAITFORONE, NULL);
+        count = recvmmsg(fd, messages, SLOTS, pausing ? MSG_DONTWAIT : MSG_WAITFORONE, NULL);
         calls++;
         for (int i = 0; i < count; i++) {
             datagrams += gro ? segments(&messages[i]) : 1;
             bytes += messages[i].msg_len;
         }
+        if (pausing && count < SLOTS)
+            (void)nanosleep(&pause, NULL);
     }
     (void)getsockopt(fd, SOL_SOCKET, SO_MEMINFO, memory, &len);
     getrusage(RUSAGE_SELF, &usage);

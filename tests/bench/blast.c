@@ -1,6 +1,7 @@
 /* blast - sends statsd lines over UDP as fast as one core can, or at a given rate
  *
- * blast PORT [-s SECONDS] [-k KEYS] [-l LINES_PER_DATAGRAM] [-r DATAGRAMS_PER_SECOND] [-t] [-g SEGMENTS]
+ * blast PORT [-s SECONDS] [-k KEYS] [-l LINES_PER_DATAGRAM] [-r DATAGRAMS_PER_SECOND] [-n DATAGRAMS]
+ * [-t] [-g SEGMENTS]
  *
  * All datagrams are made in advance, every key as often as any other and in a shuffled order, so that the
  * time goes into the system calls. -t writes tags, which are part of the key. -g lets the kernel cut them
@@ -31,7 +32,8 @@ struct options {
     double seconds;
     struct pool_options pool;
     uint32_t segments;
-    uint64_t rate; /* datagrams per second; 0 = as fast as it goes */
+    uint64_t rate;          /* datagrams per second; 0 = as fast as it goes */
+    uint64_t datagrams_max; /* stop after so many, or a batch more; 0 = by time alone */
 };
 
 static void fail(const char *what)
@@ -100,7 +102,7 @@ static uint64_t blast(const struct options *options, const struct pool *pool, in
         messages[i].msg_hdr.msg_iovlen = 1;
     }
     batch = batch > BATCH ? BATCH : batch;
-    while (now_ns() < end) {
+    while (now_ns() < end && (options->datagrams_max == 0 || sent < options->datagrams_max)) {
         int done;
         point_batch(slots, pool, sent % pool->datagrams, options);
         done = sendmmsg(fd, messages, (unsigned)batch, 0);
@@ -119,7 +121,7 @@ static struct options read_options(int argc, char **argv)
     struct options options = {.seconds = 2, .pool = {.keys = 10000, .lines = 1}, .segments = 1};
     int option;
 
-    while ((option = getopt(argc, argv, "s:k:l:r:tg:")) >= 0) {
+    while ((option = getopt(argc, argv, "s:k:l:r:n:tg:")) >= 0) {
         if (option == 's')
             options.seconds = strtod(optarg, NULL);
         else if (option == 'k')
@@ -128,6 +130,8 @@ static struct options read_options(int argc, char **argv)
             options.pool.lines = (uint32_t)strtoul(optarg, NULL, 10);
         else if (option == 'r')
             options.rate = strtoull(optarg, NULL, 10);
+        else if (option == 'n')
+            options.datagrams_max = strtoull(optarg, NULL, 10);
         else if (option == 't')
             options.pool.tags = 1;
         else if (option == 'g')
@@ -137,7 +141,9 @@ static struct options read_options(int argc, char **argv)
     }
     if (optind + 1 != argc || options.pool.keys < 1 || options.pool.lines < 1 || options.segments < 1 ||
         options.segments > 64) {
-        fputs("usage: blast PORT [-s SECONDS] [-k KEYS] [-l LINES] [-r RATE] [-t] [-g SEGMENTS]\n", stderr);
+        fputs("usage: blast PORT [-s SECONDS] [-k KEYS] [-l LINES] [-r RATE] [-n DATAGRAMS] [-t] [-g "
+              "SEGMENTS]\n",
+              stderr);
         exit(64);
     }
     options.port = (uint16_t)strtoul(argv[optind], NULL, 10);

@@ -115,7 +115,7 @@ class Bench:
 
     def blast(self, port, case, seconds=None):
         argv = [self.build / 'tests/bench/blast', port, '-s', seconds or self.seconds]
-        for flag, name in (('-k', 'keys'), ('-l', 'lines'), ('-r', 'rate'), ('-g', 'segments')):
+        for flag, name in (('-k', 'keys'), ('-l', 'lines'), ('-r', 'rate'), ('-g', 'segments'), ('-n', 'datagrams')):
             if case.get(name):
                 argv += [flag, case[name]]
         if case.get('tags'):
@@ -123,9 +123,9 @@ class Bench:
         out = subprocess.run([str(word) for word in argv], capture_output=True, text=True, check=True).stdout
         return json.loads(out)
 
-    def bare_round(self, case):
+    def bare_round(self, case, pausing=False):
         """One round of the bare loop."""
-        argv = [self.build / 'tests/bench/bare'] + (['-g'] if case.get('segments') else [])
+        argv = [self.build / 'tests/bench/bare'] + ['-g'] * bool(case.get('segments')) + ['-p'] * pausing
         bare = self.start(argv, stdout=subprocess.PIPE, text=True)
         port = int(bare.stdout.readline())
         sent = self.blast(port, case)
@@ -144,7 +144,7 @@ class Bench:
         datagrams = after['received']['datagrams'] - before['received']['datagrams']
         assert lines == datagrams * case['lines'], 'counterd did not count what it received'
         result = round_of(case, sent, datagrams, cpu_seconds(counterd.pid) - cpu)
-        result['appended_keys'] = after['appended']['batches'] - before['appended']['batches']
+        result['appended_batches'] = after['appended']['batches'] - before['appended']['batches']
         return result
 
 
@@ -179,6 +179,7 @@ def print_table(head, rows):
 
 @contextlib.contextmanager
 def running(bench, options):
+    """A counterd with a Redis that is empty again afterwards."""
     counterd = Counterd(bench, options)
     try:
         yield counterd

@@ -202,6 +202,8 @@ static void on_stop(evutil_socket_t fd, short events, void *data)
     daemon->view.stopping = true;
     log_event(LOG_LEVEL_INFO, "stopping", "signal=%d", (int)fd);
     for (size_t i = 0; i < daemon->workers_len; i++)
+        worker_shut(daemon->workers[i]);
+    for (size_t i = 0; i < daemon->workers_len; i++)
         worker_stop(daemon->workers[i]);
     if (daemon->increments)
         increments_stop(daemon->increments);

@@ -258,14 +258,15 @@ void receiver_check_dropped(struct receiver *receiver)
     receiver->dropped_logged_ms = now;
 }
 
-static void drain_datagrams(struct receiver *receiver, struct listener *listener)
+static void drain_source(struct source *source)
 {
+    ssize_t bytes;
     bool more;
 
-    listener_shut(listener);
+    do
+        bytes = receive_datagrams(source->receiver, source->listener, &more);
     /* A Unix socket that was shut gives empty datagrams without end. */
-    while (receive_datagrams(receiver, listener, &more) > 0)
-        ;
+    while (bytes > 0 || (bytes == 0 && source->listener->kind == LISTENER_UDP));
 }
 
 void receiver_drain(struct receiver *receiver)
@@ -275,7 +276,7 @@ void receiver_drain(struct receiver *receiver)
         event_del(source->event);
         if (source->look)
             event_del(source->look);
-        drain_datagrams(receiver, source->listener);
+        drain_source(source);
     }
     receiver_check_dropped(receiver);
 }

@@ -222,6 +222,12 @@ void worker_set_limits(struct worker *worker, const struct pipeline_limits *limi
     tell(worker->wake_fd);
 }
 
+void worker_shut(struct worker *worker)
+{
+    for (size_t i = 0; i < worker->options.listeners_len; i++)
+        listener_shut(&worker->options.listeners[i]);
+}
+
 void worker_stop(struct worker *worker)
 {
     pthread_mutex_lock(&worker->lock);

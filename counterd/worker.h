@@ -32,7 +32,12 @@ MUST_CHECK int worker_start(struct worker *worker, struct error *error);
 /* From another thread: takes over new limits. */
 void worker_set_limits(struct worker *worker, const struct pipeline_limits *limits);
 
-/* From another thread: drain the sockets, store all, stop. done_fd tells when. */
+/* From another thread: lets no datagram in any more; those that are queued stay to be read. Before any worker
+ * stops: as long as one of those that share an address is open, the kernel may still choose another for a
+ * datagram. */
+void worker_shut(struct worker *worker);
+
+/* From another thread, after worker_shut(): read what is queued, store all, stop. done_fd tells when. */
 void worker_stop(struct worker *worker);
 
 /* What is left in memory of a worker that has stopped. */

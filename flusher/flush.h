@@ -19,7 +19,7 @@
 
 /* Keys that make a transaction large enough. A shard's keys are strewn over the whole table, so the more
  * shards share a transaction, the fewer times each page is visited: measured in docs/performance-flush.md. */
-#define FLUSH_GATHER_KEYS 100000
+#define FLUSH_GATHER_KEYS 250000
 
 /* `vector` as begin() gave it. */
 enum verdict flush_judge(const struct generation *generation, const struct standing *standing,

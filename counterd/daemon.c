@@ -26,6 +26,7 @@ struct daemon {
     struct event_base *base;
     struct worker **workers;
     size_t workers_len;
+    size_t open;     /* workers that let datagrams in */
     size_t counting; /* workers and increments that have not stopped yet */
     int done_fd;
     struct listener http_listener;
@@ -155,6 +156,14 @@ static void one_stopped(struct daemon *daemon)
         event_base_loopexit(daemon->base, NULL);
 }
 
+static void one_shut(struct daemon *daemon)
+{
+    if (--daemon->open > 0)
+        return;
+    for (size_t i = 0; i < daemon->workers_len; i++)
+        worker_stop(daemon->workers[i]);
+}
+
 static void on_increments_done(void *context)
 {
     one_stopped(context);
@@ -203,8 +212,6 @@ static void on_stop(evutil_socket_t fd, short events, void *data)
     log_event(LOG_LEVEL_INFO, "stopping", "signal=%d", (int)fd);
     for (size_t i = 0; i < daemon->workers_len; i++)
         worker_shut(daemon->workers[i]);
-    for (size_t i = 0; i < daemon->workers_len; i++)
-        worker_stop(daemon->workers[i]);
     if (daemon->increments)
         increments_stop(daemon->increments);
 }
@@ -259,8 +266,12 @@ static void on_worker_done(evutil_socket_t fd, short events, void *data)
     (void)events;
     if (read(fd, &count, sizeof(count)) < 0)
         return;
-    for (; count > 0; count--)
-        one_stopped(daemon);
+    for (; count > 0; count--) {
+        if (daemon->open > 0)
+            one_shut(daemon);
+        else
+            one_stopped(daemon);
+    }
 }
 
 static int watch_signals(struct daemon *daemon, struct error *error)
@@ -326,6 +337,7 @@ static int start(struct daemon *daemon, struct error *error)
     if (daemon->increments)
         daemon->view.stats[daemon->view.stats_len++] = increments_stats(daemon->increments);
     daemon->counting = daemon->view.stats_len;
+    daemon->open = daemon->workers_len;
     return r;
 }
 

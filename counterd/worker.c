@@ -26,7 +26,8 @@ struct worker {
     struct event *wake;
     pthread_mutex_t lock;
     struct pipeline_limits limits;
-    bool stop;
+    bool shut, stop;
+    bool is_shut, is_stopping; /* the worker's own: it has done so */
 };
 
 static void on_received(void *context)
@@ -60,6 +61,15 @@ static void on_done(void *context)
     event_base_loopbreak(worker->base);
 }
 
+static void tell(int fd)
+{
+    uint64_t one = 1;
+
+    /* Fails only when the count would overflow, and then the reader is told already. */
+    if (write(fd, &one, sizeof(one)) < 0)
+        return;
+}
+
 static void close_listeners(const struct worker_options *options)
 {
     for (size_t i = 0; i < options->listeners_len; i++)
@@ -71,17 +81,25 @@ static void on_wake(evutil_socket_t fd, short events, void *data)
     struct worker *worker = data;
     struct pipeline_limits limits;
     uint64_t count;
-    bool stop;
+    bool shut, stop;
 
     (void)events;
     if (read(fd, &count, sizeof(count)) < 0)
         return;
     pthread_mutex_lock(&worker->lock);
     limits = worker->limits;
+    shut = worker->shut;
     stop = worker->stop;
     pthread_mutex_unlock(&worker->lock);
     pipeline_set_limits(worker->pipeline, &limits);
-    if (stop) {
+    if (shut && !worker->is_shut) {
+        for (size_t i = 0; i < worker->options.listeners_len; i++)
+            listener_shut(&worker->options.listeners[i]);
+        worker->is_shut = true;
+        tell(worker->options.done_fd);
+    }
+    if (stop && !worker->is_stopping) {
+        worker->is_stopping = true;
         receiver_drain(worker->receiver);
         streams_drain(worker->streams);
         close_listeners(&worker->options);
@@ -180,15 +198,6 @@ void worker_free(struct worker *worker)
     free(worker);
 }
 
-static void tell(int fd)
-{
-    uint64_t one = 1;
-
-    /* Fails only when the count would overflow, and then the reader is told already. */
-    if (write(fd, &one, sizeof(one)) < 0)
-        return;
-}
-
 static void *run(void *data)
 {
     struct worker *worker = data;
@@ -224,8 +233,10 @@ void worker_set_limits(struct worker *worker, const struct pipeline_limits *limi
 
 void worker_shut(struct worker *worker)
 {
-    for (size_t i = 0; i < worker->options.listeners_len; i++)
-        listener_shut(&worker->options.listeners[i]);
+    pthread_mutex_lock(&worker->lock);
+    worker->shut = true;
+    pthread_mutex_unlock(&worker->lock);
+    tell(worker->wake_fd);
 }
 
 void worker_stop(struct worker *worker)

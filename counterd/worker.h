@@ -17,7 +17,8 @@ struct worker_options {
     const struct config *config; /* kept */
     struct listener *listeners;  /* taken, with the array (malloc); open */
     size_t listeners_len;
-    int done_fd; /* an eventfd, which gets 1 when the worker has stopped; kept */
+    int done_fd; /* an eventfd, which gets 1 when the worker has shut its sockets, and 1 when it has stopped;
+                    kept */
 };
 
 /* Gives NULL when out of memory; the listeners are closed then too. */

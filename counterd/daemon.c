@@ -216,17 +216,6 @@ static void on_stop(evutil_socket_t fd, short events, void *data)
         increments_stop(daemon->increments);
 }
 
-static void log_lines(enum log_level level, const char *event, const char *text)
-{
-    char quoted[LOG_TEXT_BYTES];
-
-    while (*text) {
-        size_t len = strcspn(text, "\n");
-        log_event(level, event, "error=%s", log_quote(quoted, (struct span){text, len}));
-        text += len + (text[len] == '\n');
-    }
-}
-
 static void on_reload(evutil_socket_t fd, short events, void *data)
 {
     struct daemon *daemon = data;
@@ -238,7 +227,7 @@ static void on_reload(evutil_socket_t fd, short events, void *data)
     (void)fd;
     (void)events;
     if (config_load(daemon->path, &config, &error) < 0) {
-        log_lines(LOG_LEVEL_ERROR, "reload_refused", error.text);
+        log_error(LOG_LEVEL_ERROR, "reload_refused", &error);
         log_event(LOG_LEVEL_WARN, "reload_refused", "hint=\"the configuration stays as it was\"");
         return;
     }

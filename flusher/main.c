@@ -60,27 +60,16 @@ static int usage(const char *problem, const char *subject)
     return EX_USAGE;
 }
 
-/* One line per mistake. */
-static int refuse_config(const struct error *error)
-{
-    char quoted[LOG_TEXT_BYTES];
-
-    for (const char *line = error->text; *line;) {
-        size_t len = strcspn(line, "\n");
-        log_event(LOG_LEVEL_ERROR, "config_refused", "error=%s", log_quote(quoted, (struct span){line, len}));
-        line += len + (line[len] == '\n');
-    }
-    return EX_CONFIG;
-}
-
 static int execute(const struct subcommand *subcommand, const struct command_options *options)
 {
     struct config *config;
     struct error error;
     int code;
 
-    if (config_load(options->config_path, &config, &error) < 0)
-        return refuse_config(&error);
+    if (config_load(options->config_path, &config, &error) < 0) {
+        log_error(LOG_LEVEL_ERROR, "config_refused", &error);
+        return EX_CONFIG;
+    }
     code = subcommand->run(config, options);
     config_free(config);
     return code;

@@ -115,10 +115,7 @@ static int migrate_once(struct postgres *postgres, bool *ret_done, struct error 
     *ret_done = r == 0 && schema.alike < migrations_len;
     if (*ret_done)
         r = apply_migration(postgres, schema.alike, error);
-    if (r == 0)
-        r = postgres_commit(postgres, error);
-    if (r < 0)
-        postgres_rollback(postgres);
+    r = postgres_end(postgres, r, error);
     if (r == COMMIT_UNKNOWN)
         r = error_set(error, FAILURE_UNAVAILABLE,
                       "no answer to COMMIT; run migrate again, it does what is left");

@@ -356,6 +356,15 @@ void postgres_rollback(struct postgres *postgres)
     postgres->in_transaction = false;
 }
 
+int postgres_end(struct postgres *postgres, int r, struct error *error)
+{
+    if (r == 0)
+        r = postgres_commit(postgres, error);
+    if (r < 0)
+        postgres_rollback(postgres);
+    return r;
+}
+
 /* --- parameters and rows --- */
 
 static void add_parameter(struct parameters *parameters, const char *value, size_t len, int format)

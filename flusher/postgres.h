@@ -47,6 +47,9 @@ MUST_CHECK int postgres_begin(struct postgres *postgres, struct error *error);
 /* A commit_outcome (flusher/sink.h), or a failure when certainly nothing was committed. */
 MUST_CHECK int postgres_commit(struct postgres *postgres, struct error *error);
 
+/* Ends a transaction by how it went so far: commits when `r` is 0, else rolls back and gives `r` again. */
+MUST_CHECK int postgres_end(struct postgres *postgres, int r, struct error *error);
+
 /* Does nothing when no transaction is open. */
 void postgres_rollback(struct postgres *postgres);
 

@@ -249,10 +249,7 @@ static int decide(struct postgres *postgres, const struct config *config, int64_
         r = look_at(postgres, config, id, obstacles, ret_decision, error);
     for (size_t i = 0; r == 0 && i < len; i++)
         r = execute(postgres, statements[i], config, id, NULL, error);
-    if (r == 0)
-        r = postgres_commit(postgres, error);
-    if (r < 0)
-        postgres_rollback(postgres);
+    r = postgres_end(postgres, r, error);
     if (r == COMMIT_UNKNOWN)
         r = error_set(error, FAILURE_UNAVAILABLE,
                       "no answer to COMMIT: whether row %" PRId64

@@ -28,10 +28,7 @@ static int read_shards(struct postgres *postgres, const struct config *config, i
 /* Ends a transaction in which all went well so far, or `r` says what did not. */
 static int finish(struct postgres *postgres, int r, struct error *error)
 {
-    if (r < 0)
-        postgres_rollback(postgres);
-    else
-        r = postgres_commit(postgres, error);
+    r = postgres_end(postgres, r, error);
     return r == COMMIT_UNKNOWN ? error_set(error, FAILURE_UNAVAILABLE, "no answer to COMMIT; run it again")
                                : r;
 }

@@ -63,7 +63,12 @@ const char *log_quote(char buf[LOG_TEXT_BYTES], struct span text)
 
 void log_error(enum log_level level, const char *event, const struct error *error)
 {
+    const char *line = error->text;
     char quoted[LOG_TEXT_BYTES];
 
-    log_event(level, event, "error=%s", log_quote(quoted, span_of(error->text)));
+    do {
+        size_t len = strcspn(line, "\n");
+        log_event(level, event, "error=%s", log_quote(quoted, (struct span){line, len}));
+        line += len + (line[len] == '\n');
+    } while (*line);
 }

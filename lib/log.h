@@ -22,7 +22,8 @@ const char *log_escape(char buf[LOG_TEXT_BYTES], struct span text);
  */
 const char *log_quote(char buf[LOG_TEXT_BYTES], struct span text);
 
-/* The usual case of a failure: level, event and the error's text as error="...". */
+/* The usual case of a failure: level, event and the error's text as error="...", a log line for each line of
+ * it. */
 struct error;
 void log_error(enum log_level level, const char *event, const struct error *error);
 

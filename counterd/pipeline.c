@@ -191,7 +191,7 @@ static void on_ready(void *context)
     send_all(pipeline);
 }
 
-static void on_lost(void *context, enum store_state state, const struct error *error)
+static void on_lost(void *context, enum link_state state, const struct error *error)
 {
     struct pipeline *pipeline = context;
     struct stats *stats = pipeline->options.stats;
@@ -204,8 +204,8 @@ static void on_lost(void *context, enum store_state state, const struct error *e
     pipeline->in_flight = 0;
     if (atomic_exchange(&stats->redis_ready, false))
         counter_add(&stats->redis_lost, 1);
-    log_event(state == STORE_MISFIT ? LOG_LEVEL_ERROR : LOG_LEVEL_WARN,
-              state == STORE_MISFIT ? "redis_misfit" : "redis_lost",
+    log_event(state == LINK_MISFIT ? LOG_LEVEL_ERROR : LOG_LEVEL_WARN,
+              state == LINK_MISFIT ? "redis_misfit" : "redis_lost",
               "error=%s hint=\"counting goes on in memory\" pending_increments=%" PRIu64 " keys=%zu",
               log_quote(quoted, span_of(error->text)),
               table_events(filling_table(pipeline)) + outbox_pending_events(pipeline->outbox),
@@ -289,6 +289,10 @@ static void on_reply(void *context, uint32_t shard, enum store_reply reply, uint
     case STORE_REFUSED:
         refuse(pipeline, shard, why);
         break;
+    case STORE_UNREPLICATED:
+        counter_add(&pipeline->options.stats->unreplicated, 1);
+        refuse(pipeline, shard, why);
+        break;
     }
     send_shard(pipeline, shard);
     /* The limit on batches in flight may have held other shards up. */
@@ -309,7 +313,7 @@ struct pipeline *pipeline_new(const struct pipeline_options *options)
     struct pipeline_limits limits = pipeline_limits_of(config);
     struct outbox_options outbox_options = {(uint32_t)config->shards, BATCH_KEYS_MAX, limits.history_bytes};
     struct pipeline *pipeline = calloc(1, sizeof(*pipeline));
-    struct store_callbacks callbacks = {pipeline, on_ready, on_lost, on_reply, on_gap};
+    struct store_callbacks callbacks = {pipeline, on_ready, on_lost, on_reply, on_gap, NULL};
 
     if (!pipeline)
         return NULL;

@@ -256,7 +256,8 @@ static int reset(void *context, uint32_t shard, const char *id, const struct res
 
 struct source memory_source(struct memory_flusher *flusher)
 {
-    return (struct source){flusher, seal, read_page, release, reset};
+    return (struct source){
+        .context = flusher, .seal = seal, .read = read_page, .release = release, .reset = reset};
 }
 
 /* --- sink --- */

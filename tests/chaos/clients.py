@@ -83,11 +83,6 @@ class Post(Client):
 
 
 class Keyed(Post):
-    @staticmethod
-    def is_served(world):
-        """Not by a counterd that does not know Idempotency-Key yet."""
-        return Post(world, 0).post({}, {"Idempotency-Key": "is-served"}) != 501
-
     def batch(self, name, deltas):
         self.oracle.send(self.name, name, deltas)
         while not self.world.over.is_set():

@@ -278,8 +278,12 @@ static void take_reply(struct world *world, const struct message *message)
     struct daemon *daemon = &world->daemons[message->daemon];
 
     if (message->is_probe) {
-        if (message->answer == MEMORY_GAP && outbox_probe(daemon->outbox, message->shard) > 0)
+        if (outbox_probe(daemon->outbox, message->shard) == 0)
+            return;
+        if (message->answer == MEMORY_GAP)
             go_back(world, daemon, message);
+        else
+            outbox_note_durable(daemon->outbox, message->shard, (uint64_t)message->answer_seq);
     } else if (message->answer == MEMORY_GAP && memory_mutant != MUTANT_GAP_ADOPTED) {
         go_back(world, daemon, message);
     } else {

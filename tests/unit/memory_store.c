@@ -48,10 +48,13 @@ enum memory_append memory_append(struct memory_redis *redis, int writer, int64_t
 }
 
 enum memory_append memory_probe(const struct memory_redis *redis, int writer, int64_t seq,
-                                int64_t known_durable, int64_t *ret_last)
+                                int64_t known_durable, int64_t *ret_seq)
 {
-    *ret_last = last_of(redis, writer, known_durable);
-    return seq <= *ret_last || is_next(*ret_last, seq) ? MEMORY_OK : MEMORY_GAP;
+    int64_t last = last_of(redis, writer, known_durable);
+    bool taken = seq <= last || is_next(last, seq);
+
+    *ret_seq = taken ? redis->durable[writer] : last;
+    return taken ? MEMORY_OK : MEMORY_GAP;
 }
 
 static int number_of(const char *writer)

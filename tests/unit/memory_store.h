@@ -118,9 +118,9 @@ struct memory_deltas {
 enum memory_append memory_append(struct memory_redis *redis, int writer, int64_t seq, int64_t known_durable,
                                  const struct memory_deltas *deltas, int64_t *ret_seq);
 
-/* The step probe: MEMORY_OK, or MEMORY_GAP and the last one that is here. */
+/* The step probe: MEMORY_OK or MEMORY_GAP, and `ret_seq` as of an append. */
 enum memory_append memory_probe(const struct memory_redis *redis, int writer, int64_t seq,
-                                int64_t known_durable, int64_t *ret_last);
+                                int64_t known_durable, int64_t *ret_seq);
 
 struct source memory_source(struct memory_flusher *flusher);
 struct sink memory_sink(struct memory_flusher *flusher);

@@ -34,4 +34,7 @@ static inline uint64_t member_hash(uint64_t key_hash, int64_t bucket, uint32_t s
     return key_hash >> 63 ? key_hash - steps * shards : key_hash + steps * shards;
 }
 
+/* The same of a member as it is written. */
+uint64_t member_hash_of(struct span member, uint32_t shards);
+
 #endif

@@ -28,8 +28,8 @@ struct store_callbacks {
     /* The connection, or the try for one, has ended; `state` is LINK_AWAY or LINK_MISFIT. */
     void (*on_lost)(void *context, enum link_state state, const struct error *error);
     void (*on_reply)(void *context, uint32_t shard, enum store_reply reply, uint64_t seq, const char *why);
-    /* A probe found that Redis knows nothing of the writer after `last`. */
-    void (*on_gap)(void *context, uint32_t shard, uint64_t last);
+    /* The answer to a probe: as to an append, which STORE_APPLIED says would be taken. */
+    void (*on_probed)(void *context, uint32_t shard, enum store_reply reply, uint64_t seq);
     /* What became of a part; `why` goes with ONCE_REFUSED. Nothing may be sent after ONCE_UNKNOWN, which
      * comes when the connection ends, until on_ready. */
     void (*on_part)(void *context, struct once_part *part, enum once_outcome outcome, const char *why);
@@ -46,7 +46,8 @@ bool store_ready(const struct store *store);
 void store_append(struct store *store, uint32_t shard, const char *writer, uint64_t known_durable,
                   const struct batch *batch);
 
-/* Asks a ready store whether batch `seq` would be the next; on_gap tells if not, and nothing if it would. */
+/* Asks a ready store whether batch `seq` would be the next; on_probed tells, unless on_lost comes
+ * first. */
 void store_probe(struct store *store, uint32_t shard, const char *writer, uint64_t known_durable,
                  uint64_t seq);
 

@@ -324,12 +324,18 @@ bool store_append_once(struct store *store, struct once_part *part)
 static void on_probe(void *context, void *tag, const redisReply *reply)
 {
     struct store *store = context;
+    enum store_reply outcome = STORE_REFUSED;
+    uint64_t seq = 0;
 
-    /* An error here is one that the next append will meet too, and tell. */
-    if (reply && reply->type == REDIS_REPLY_ARRAY && reply->elements == 2 &&
-        reply->element[1]->type == REDIS_REPLY_STRING)
-        store->callbacks.on_gap(store->callbacks.context, (uint32_t)(uintptr_t)tag,
-                                strtoull(reply->element[1]->str, NULL, 10));
+    /* The connection has ended: on_lost() tells. */
+    if (!reply)
+        return;
+    if (reply->type == REDIS_REPLY_ARRAY && reply->elements == 2 &&
+        reply->element[0]->type == REDIS_REPLY_STRING && reply->element[1]->type == REDIS_REPLY_STRING) {
+        outcome = strcmp(reply->element[0]->str, "OK") == 0 ? STORE_APPLIED : STORE_GAP;
+        seq = strtoull(reply->element[1]->str, NULL, 10);
+    }
+    store->callbacks.on_probed(store->callbacks.context, (uint32_t)(uintptr_t)tag, outcome, seq);
 }
 
 void store_probe(struct store *store, uint32_t shard, const char *writer, uint64_t known_durable,

@@ -193,6 +193,17 @@ class Idempotency(harness.Case):
         self.assertEqual(post(counterd, "l", ["a:10|c"]), (200, {"accepted": 1, "rejected": 0, "rejects": []}))
         self.assertEqual(self.redis.pending(), {"a": 11})
 
+    def test_a_client_that_goes_away_stops_nothing(self):
+        counterd = self.ready()
+        self.redis.signal(signal.SIGSTOP)
+        connection = http.client.HTTPConnection(*counterd.address("http"))
+        connection.request("POST", "/v1/increments", "\n".join(LINES).encode(), {"Idempotency-Key": "k"})
+        harness.wait_until(lambda: counterd.status()["received"]["bytes"] > 0, what="the request has come")
+        connection.close()
+        self.redis.signal(signal.SIGCONT)
+        harness.wait_until(lambda: self.redis.pending() == SUMS, what="all of it is stored")
+        self.assertIn("duplicate", post(counterd, "k")[1])
+
     def test_a_stop_finishes_what_is_under_way(self):
         counterd = self.proxied()
         stop = threading.Event()

@@ -11,6 +11,7 @@
 #include "flusher/failure.h"
 #include "flusher/jobs.h"
 #include "flusher/migrate.h"
+#include "flusher/partitions.h"
 #include "flusher/quarantine.h"
 #include "flusher/source_redis.h"
 #include "flusher/whole.h"
@@ -133,6 +134,20 @@ static int finish_run(struct session *session, const struct jobs_result *result,
     return records_finish_run(session->postgres, session->config, &run, result->fresh_ms, error);
 }
 
+/* A run that can't see to the partitions flushes all the same: those of the next days are there by now. */
+static void keep_partitions(struct session *session)
+{
+    struct partitions_options options = {session->config->targets, "", clock_unix_ms() / 1000};
+    struct partitions_kept kept;
+    struct error error;
+
+    if (partitions_keep(session->postgres, &options, &kept, &error) < 0)
+        log_error(LOG_LEVEL_WARN, "partitions_not_kept", &error);
+    if (kept.made > 0 || kept.dropped > 0 || kept.postponed > 0)
+        log_event(LOG_LEVEL_INFO, "partitions", "made=%zu dropped=%zu postponed=%zu", kept.made, kept.dropped,
+                  kept.postponed);
+}
+
 static int flush_all(struct session *session, struct error *error)
 {
     bool watched = session->options->style == REPORT_TEXT && report_has_terminal();
@@ -143,6 +158,7 @@ static int flush_all(struct session *session, struct error *error)
     struct jobs_result result;
     int r = 0;
 
+    keep_partitions(session);
     jobs_run(&jobs, &result);
     if (watched)
         report_progress_end();

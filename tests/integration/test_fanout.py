@@ -125,6 +125,21 @@ class Fanout(harness.Case):
         self.assertEqual(self.redis.pending(), {"x.1": 3, "x.2": 1, "xs": 2, "post.views.1": 2, "views.of.1": 1,
                                                 "site.views": 1, "site.posts": 1})
 
+    def test_reloading_all_the_time_loses_and_doubles_nothing(self):
+        """Each event goes by one set of rules as a whole: what both make in turn adds up to what was sent."""
+        rules = [[{"match": "x.{id}", "also": [name]}] for name in ("even", "odd")]
+        counterd = self.counterd(workers=2, coalesce_ms=5, fanout=rules[0])
+        lines = [f"x.{number % 50}:1|c" for number in range(400)]
+        for turn in range(20):
+            counterd.send_udp(lines)
+            self.write_config("counterd.json", workers=2, coalesce_ms=5, fanout=rules[turn % 2])
+            counterd.signal(signal.SIGHUP)
+            counterd.wait_event("reloaded", turn + 1)
+        counterd.settle(20 * len(lines))
+        pending = self.redis.pending()
+        self.assertEqual(pending.pop("even") + pending.pop("odd"), 20 * len(lines))
+        self.assertEqual(pending, {f"x.{number}": 160 for number in range(50)})
+
     def test_a_loop_in_a_reload_changes_nothing(self):
         counterd = self.counterd()
         self.write_config("counterd.json", fanout=[{"match": "a", "also": ["b"]}, {"match": "b", "also": ["a"]}])

@@ -313,6 +313,15 @@ static void forget_durable(struct outbox *outbox, struct shard *shard)
         shard->emptied_events = 0;
 }
 
+static void learn_durable(struct shard *shard, uint64_t durable)
+{
+    /* More than was ever sent can't be durable, whatever the reply says. */
+    if (durable > shard->acknowledged)
+        durable = shard->acknowledged;
+    if (durable > shard->durable)
+        shard->durable = durable;
+}
+
 uint64_t outbox_acknowledge(struct outbox *outbox, uint32_t index, uint64_t durable)
 {
     struct shard *shard = &outbox->shards[index];
@@ -321,16 +330,21 @@ uint64_t outbox_acknowledge(struct outbox *outbox, uint32_t index, uint64_t dura
     assert(shard->in_flight);
     shard->in_flight = false;
     events = step_cursor(outbox, shard);
-    /* More than was ever sent can't be durable, whatever the reply says. */
-    if (durable > shard->acknowledged)
-        durable = shard->acknowledged;
-    if (durable > shard->durable)
-        shard->durable = durable;
+    learn_durable(shard, durable);
     while (shard->cursor_seq <= shard->durable)
         events += step_cursor(outbox, shard);
     forget_durable(outbox, shard);
     bound_history(outbox);
     return events;
+}
+
+void outbox_note_durable(struct outbox *outbox, uint32_t index, uint64_t durable)
+{
+    struct shard *shard = &outbox->shards[index];
+
+    assert(shard->cursor_seq > shard->acknowledged);
+    learn_durable(shard, durable);
+    forget_durable(outbox, shard);
 }
 
 uint64_t outbox_rewind(struct outbox *outbox, uint32_t index, uint64_t last, struct outbox_loss *ret_loss)
@@ -356,12 +370,24 @@ uint64_t outbox_rewind(struct outbox *outbox, uint32_t index, uint64_t last, str
     return from - shard->cursor_seq;
 }
 
+static bool owes(const struct shard *shard)
+{
+    return shard->cursor_seq <= shard->newest_seq;
+}
+
+bool outbox_owes(const struct outbox *outbox)
+{
+    for (uint32_t i = 0; i < outbox->options.shards; i++)
+        if (owes(&outbox->shards[i]))
+            return true;
+    return false;
+}
+
 uint64_t outbox_probe(const struct outbox *outbox, uint32_t index)
 {
     const struct shard *shard = &outbox->shards[index];
-    bool owes = shard->cursor_seq <= shard->newest_seq;
 
-    return owes || shard->newest_seq == shard->durable ? 0 : shard->newest_seq + 1;
+    return owes(shard) || shard->newest_seq == shard->durable ? 0 : shard->newest_seq + 1;
 }
 
 bool outbox_unsend(struct outbox *outbox, uint32_t shard)

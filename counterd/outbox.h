@@ -65,6 +65,10 @@ uint64_t outbox_durable(const struct outbox *outbox, uint32_t shard);
  * appended before, else 0. */
 uint64_t outbox_acknowledge(struct outbox *outbox, uint32_t shard, uint64_t durable);
 
+/* What the shard has sent is in Postgres up to `durable`; as outbox_acknowledge(), without a batch in flight.
+ */
+void outbox_note_durable(struct outbox *outbox, uint32_t shard, uint64_t durable);
+
 /* The seq that a probe should ask for; 0: none is needed, as the shard has nothing that Redis could have
  * forgotten, or the next batch will tell. */
 uint64_t outbox_probe(const struct outbox *outbox, uint32_t shard);
@@ -88,6 +92,10 @@ struct fanout_losses outbox_fanout_losses(const struct outbox *outbox);
 
 /* Bytes held by acknowledged batches. */
 size_t outbox_history_bytes(const struct outbox *outbox);
+
+/* Whether a batch waits to be sent or answered; after outbox_rewind() also one that was acknowledged before.
+ */
+bool outbox_owes(const struct outbox *outbox);
 
 /* Increments not yet acknowledged: in the draining table and in batches. */
 uint64_t outbox_pending_events(const struct outbox *outbox);

@@ -21,6 +21,9 @@
 /* A shard that Redis refused is asked again so much later. */
 #define REFUSED_RETRY_MS 250
 
+/* How often a writer asks whether Redis still has what Postgres has not, when nothing else would show it. */
+#define PROBE_MS 5000
+
 /* What happens again and again is logged no more often than this. */
 #define LOG_INTERVAL_MS 10000
 
@@ -36,10 +39,12 @@ struct pipeline {
     struct store *store;
     struct event *tick;
     struct event *retry;    /* after a refusal */
+    struct event *probe;    /* armed while something acknowledged may not be in Postgres yet */
     struct event *deadline; /* while finishing: Redis has made no progress for so long */
-    bool tick_armed, swap_due, finishing, done;
+    bool tick_armed, probe_armed, swap_due, finishing, done;
     unsigned in_flight;
-    uint64_t untold; /* increments acknowledged, but not yet all that they are fanned out to */
+    uint64_t untold;  /* increments acknowledged, but not yet all that they are fanned out to */
+    unsigned probing; /* shards that have been asked for and not been answered for */
     int64_t coalesce_ms;
     size_t keys_max;
     int64_t refused_logged_ms; /* 0 = never */
@@ -94,7 +99,8 @@ static void count_stored(struct pipeline *pipeline)
 
 static void finish_if_stored(struct pipeline *pipeline)
 {
-    if (!pipeline->finishing || pipeline->done || !outbox_drained(pipeline->outbox) ||
+    if (!pipeline->finishing || pipeline->done || pipeline->probing > 0 ||
+        !outbox_drained(pipeline->outbox) || outbox_owes(pipeline->outbox) ||
         table_events(filling_table(pipeline)) > 0)
         return;
     pipeline->done = true;
@@ -198,16 +204,42 @@ static void on_deadline(evutil_socket_t fd, short events, void *data)
     pipeline->options.on_done(pipeline->options.context);
 }
 
-/* Redis may have come back with less than it had acknowledged. A shard with something to send finds out by
- * that; the others ask, or it would stay unseen until their next increment. */
-static void probe_all(struct pipeline *pipeline)
+/* Redis may have come back with less than it had acknowledged, and a flusher may have set a shard back to
+ * what Postgres has. A shard with something to send finds out by that; the others ask, or it would stay
+ * unseen until their next increment. Returns whether any had to. */
+static bool probe_all(struct pipeline *pipeline)
 {
+    bool any = false;
+
     for (uint32_t shard = 0; shard < pipeline->options.config->shards; shard++) {
         uint64_t seq = outbox_probe(pipeline->outbox, shard);
-        if (seq > 0)
-            store_probe(pipeline->store, shard, pipeline->writer, outbox_durable(pipeline->outbox, shard),
-                        seq);
+        if (seq == 0)
+            continue;
+        any = true;
+        if (!store_ready(pipeline->store))
+            continue;
+        pipeline->probing++;
+        store_probe(pipeline->store, shard, pipeline->writer, outbox_durable(pipeline->outbox, shard), seq);
     }
+    return any;
+}
+
+static void arm_probe(struct pipeline *pipeline)
+{
+    if (!pipeline->probe_armed)
+        arm(pipeline->probe, PROBE_MS);
+    pipeline->probe_armed = true;
+}
+
+static void on_probe(evutil_socket_t fd, short events, void *data)
+{
+    struct pipeline *pipeline = data;
+
+    (void)fd;
+    (void)events;
+    pipeline->probe_armed = false;
+    if (probe_all(pipeline))
+        arm_probe(pipeline);
 }
 
 static void on_ready(void *context)
@@ -217,11 +249,11 @@ static void on_ready(void *context)
     atomic_store(&pipeline->options.stats->redis_ready, true);
     log_event(LOG_LEVEL_INFO, "redis_ready", "writer=%s", pipeline->writer);
     memset(pipeline->refused, 0, sizeof(pipeline->refused));
-    probe_all(pipeline);
+    (void)!probe_all(pipeline);
     send_all(pipeline);
 }
 
-static void on_lost(void *context, enum store_state state, const struct error *error)
+static void on_lost(void *context, enum link_state state, const struct error *error)
 {
     struct pipeline *pipeline = context;
     struct stats *stats = pipeline->options.stats;
@@ -231,11 +263,11 @@ static void on_lost(void *context, enum store_state state, const struct error *e
     for (uint32_t shard = 0; shard < pipeline->options.config->shards; shard++)
         if (outbox_unsend(pipeline->outbox, shard))
             counter_add(&stats->resent_batches, 1);
-    pipeline->in_flight = 0;
+    pipeline->in_flight = pipeline->probing = 0;
     if (atomic_exchange(&stats->redis_ready, false))
         counter_add(&stats->redis_lost, 1);
-    log_event(state == STORE_MISFIT ? LOG_LEVEL_ERROR : LOG_LEVEL_WARN,
-              state == STORE_MISFIT ? "redis_misfit" : "redis_lost",
+    log_event(state == LINK_MISFIT ? LOG_LEVEL_ERROR : LOG_LEVEL_WARN,
+              state == LINK_MISFIT ? "redis_misfit" : "redis_lost",
               "error=%s hint=\"counting goes on in memory\" pending_increments=%" PRIu64 " keys=%zu",
               log_quote(quoted, span_of(error->text)),
               table_events(filling_table(pipeline)) + outbox_pending_events(pipeline->outbox),
@@ -249,6 +281,7 @@ static void acknowledge(struct pipeline *pipeline, uint32_t shard, uint64_t dura
     pipeline->untold += outbox_acknowledge(pipeline->outbox, shard, durable);
     count_stored(pipeline);
     counter_add(&stats->appended_batches, 1);
+    arm_probe(pipeline);
     if (pipeline->finishing)
         arm(pipeline->deadline, pipeline->options.config->redis.timeout_ms);
 }
@@ -294,15 +327,20 @@ static void rewind_shard(struct pipeline *pipeline, uint32_t shard, uint64_t las
     }
 }
 
-static void on_gap(void *context, uint32_t shard, uint64_t last)
+static void on_probed(void *context, uint32_t shard, enum store_reply reply, uint64_t seq)
 {
     struct pipeline *pipeline = context;
-
     /* A batch that was sent meanwhile will be told the same, and is what the next answer belongs to. */
-    if (outbox_probe(pipeline->outbox, shard) == 0)
-        return;
-    rewind_shard(pipeline, shard, last);
-    send_shard(pipeline, shard);
+    bool idle = outbox_probe(pipeline->outbox, shard) > 0;
+
+    pipeline->probing--;
+    if (idle && reply == STORE_GAP) {
+        rewind_shard(pipeline, shard, seq);
+        send_shard(pipeline, shard);
+    } else if (idle && reply == STORE_APPLIED) {
+        outbox_note_durable(pipeline->outbox, shard, seq);
+    }
+    proceed(pipeline);
 }
 
 static void on_reply(void *context, uint32_t shard, enum store_reply reply, uint64_t seq, const char *why)
@@ -318,6 +356,10 @@ static void on_reply(void *context, uint32_t shard, enum store_reply reply, uint
         rewind_shard(pipeline, shard, seq);
         break;
     case STORE_REFUSED:
+        refuse(pipeline, shard, why);
+        break;
+    case STORE_UNREPLICATED:
+        counter_add(&pipeline->options.stats->unreplicated, 1);
         refuse(pipeline, shard, why);
         break;
     }
@@ -341,7 +383,7 @@ struct pipeline *pipeline_new(const struct pipeline_options *options)
     struct pipeline_limits limits = pipeline_limits_of(config);
     struct outbox_options outbox_options = {(uint32_t)config->shards, BATCH_KEYS_MAX, limits.history_bytes};
     struct pipeline *pipeline = calloc(1, sizeof(*pipeline));
-    struct store_callbacks callbacks = {pipeline, on_ready, on_lost, on_reply, on_gap};
+    struct store_callbacks callbacks = {pipeline, on_ready, on_lost, on_reply, on_probed, NULL};
 
     if (!pipeline)
         return NULL;
@@ -357,9 +399,10 @@ struct pipeline *pipeline_new(const struct pipeline_options *options)
     pipeline->store = store_new(options->base, config, BATCH_KEYS_MAX, &callbacks);
     pipeline->tick = evtimer_new(options->base, on_tick, pipeline);
     pipeline->retry = evtimer_new(options->base, on_retry, pipeline);
+    pipeline->probe = evtimer_new(options->base, on_probe, pipeline);
     pipeline->deadline = evtimer_new(options->base, on_deadline, pipeline);
     if (!pipeline->tables[0] || !pipeline->tables[1] || !pipeline->outbox || !pipeline->store ||
-        !pipeline->tick || !pipeline->retry || !pipeline->deadline) {
+        !pipeline->tick || !pipeline->retry || !pipeline->probe || !pipeline->deadline) {
         pipeline_free(pipeline);
         return NULL;
     }
@@ -371,7 +414,7 @@ struct pipeline *pipeline_new(const struct pipeline_options *options)
 
 void pipeline_free(struct pipeline *pipeline)
 {
-    struct event **timers[] = {&pipeline->tick, &pipeline->retry, &pipeline->deadline};
+    struct event **timers[] = {&pipeline->tick, &pipeline->retry, &pipeline->probe, &pipeline->deadline};
 
     if (!pipeline)
         return;
@@ -438,6 +481,7 @@ void pipeline_finish(struct pipeline *pipeline)
 {
     pipeline->finishing = true;
     arm(pipeline->deadline, pipeline->options.config->redis.timeout_ms);
+    (void)!probe_all(pipeline);
     proceed(pipeline);
 }
 

@@ -33,6 +33,9 @@ static const struct config_key keys[] = {
     {"redis.password_file", CONFIG_TEXT, AT(redis.password_file), "", 0, 4095, false, ""},
     {"redis.timeout_ms", CONFIG_INTEGER, AT(redis.timeout_ms), "5000", 10, 600000, false, "ms"},
     {"redis.wait_replicas", CONFIG_INTEGER, AT(redis.wait_replicas), "0", 0, 100, false, ""},
+    {"idempotency.ttl_s", CONFIG_INTEGER, AT(idempotency.ttl_s), "86400", 1, 31536000, false, "s"},
+    {"idempotency.rollback_s", CONFIG_INTEGER, AT(idempotency.rollback_s), "604800", 0, 31536000, false, "s"},
+    {"idempotency.vector", CONFIG_BOOL, AT(idempotency.vector), "true", 0, 0, false, ""},
     {"postgres.url", CONFIG_TEXT, AT(postgres.url), "postgresql:///counters", 1, 4095, false, ""},
     {"postgres.password_file", CONFIG_TEXT, AT(postgres.password_file), "", 0, 4095, false, ""},
     {"flush.jobs", CONFIG_INTEGER, AT(flush.jobs), "2", 1, 64, false, ""},
@@ -63,6 +66,14 @@ static void read_integer(struct reader *reader, const struct config_key *key, co
                 number, key->min, key->max);
     else
         *(int64_t *)field_of(reader->config, key) = (int64_t)number;
+}
+
+static void read_bool(struct reader *reader, const struct config_key *key, const cJSON *item)
+{
+    if (cJSON_IsBool(item))
+        *(bool *)field_of(reader->config, key) = cJSON_IsTrue(item);
+    else
+        mistake(reader, "'%s' is %s; it takes true or false", key->name, json_type_name(item));
 }
 
 static void read_text(struct reader *reader, const struct config_key *key, const cJSON *item)
@@ -151,6 +162,9 @@ static void read_value(struct reader *reader, const struct config_key *key, cons
     switch (key->type) {
     case CONFIG_INTEGER:
         read_integer(reader, key, item);
+        break;
+    case CONFIG_BOOL:
+        read_bool(reader, key, item);
         break;
     case CONFIG_TEXT:
         read_text(reader, key, item);
@@ -301,6 +315,9 @@ static int set_default(struct config *config, const struct config_key *key)
     switch (key->type) {
     case CONFIG_INTEGER:
         *(int64_t *)field = strtoll(key->default_value, NULL, 10);
+        return 0;
+    case CONFIG_BOOL:
+        *(bool *)field = strcmp(key->default_value, "true") == 0;
         return 0;
     case CONFIG_TEXT:
     case CONFIG_ADDRESS:
@@ -538,6 +555,8 @@ static bool values_equal(const struct config *a, const struct config *b, const s
     switch (key->type) {
     case CONFIG_INTEGER:
         return *(int64_t *)field_of(a, key) == *(int64_t *)field_of(b, key);
+    case CONFIG_BOOL:
+        return *(bool *)field_of(a, key) == *(bool *)field_of(b, key);
     case CONFIG_TEXT:
     case CONFIG_ADDRESS:
         return strcmp(*(char **)field_of(a, key), *(char **)field_of(b, key)) == 0;

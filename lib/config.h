@@ -43,6 +43,11 @@ struct config {
         struct redis_address address; /* url taken apart, with the password of password_file */
     } redis;
     struct {
+        int64_t ttl_s;      /* how long a token is remembered in Redis */
+        int64_t rollback_s; /* and so much longer in Postgres */
+        bool vector;        /* whether at all in Postgres */
+    } idempotency;
+    struct {
         char *url;
         char *password_file;
         char *password; /* "" = none given; libpq then looks in PGPASSFILE and the like */
@@ -55,6 +60,7 @@ struct config {
 
 enum config_type {
     CONFIG_INTEGER,   /* int64_t */
+    CONFIG_BOOL,      /* bool */
     CONFIG_TEXT,      /* char * */
     CONFIG_ADDRESS,   /* char *, host:port or "" */
     CONFIG_ADDRESSES, /* struct config_list of host:port */
@@ -71,7 +77,7 @@ struct config_key {
     const char *default_value; /* a list: separated by blanks; from CONFIG_TARGETS on: JSON */
     int64_t min, max;          /* integer: value; text: length in bytes */
     bool reloads;              /* SIGHUP takes it over; else it waits for a restart */
-    const char *unit;          /* integers: "ms", "bytes", "" */
+    const char *unit;          /* integers: "ms", "s", "bytes", "" */
 };
 
 /* The table, ordered by section as in the file. */

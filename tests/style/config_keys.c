@@ -9,6 +9,8 @@ static const char *type_name(enum config_type type)
     switch (type) {
     case CONFIG_INTEGER:
         return "integer";
+    case CONFIG_BOOL:
+        return "bool";
     case CONFIG_TEXT:
     case CONFIG_ADDRESS:
         return "text";

@@ -306,6 +306,24 @@ START_TEST(only_a_shard_that_could_have_been_forgotten_is_probed)
 }
 END_TEST
 
+START_TEST(an_idle_shard_that_learns_that_all_is_durable_forgets_it)
+{
+    uint32_t shard = keyspace_shard(keyspace_hash(span_of("0")), SHARDS);
+
+    set_up_with(SIZE_MAX);
+    count(0, MICROS_PER_UNIT);
+    settle();
+    outbox_note_durable(outbox, shard, 0);
+    ck_assert_uint_eq(outbox_probe(outbox, shard), 2);
+    ck_assert_uint_gt(outbox_history_bytes(outbox), 0);
+    outbox_note_durable(outbox, shard, 7); /* more than was ever sent */
+    ck_assert_uint_eq(outbox_durable(outbox, shard), 1);
+    ck_assert_uint_eq(outbox_probe(outbox, shard), 0);
+    ck_assert_uint_eq(outbox_history_bytes(outbox), 0);
+    tear_down();
+}
+END_TEST
+
 /* Redis forgets more than the history holds: what is lost is told, and the numbers stay without a hole. */
 START_TEST(what_no_history_holds_is_told_as_lost)
 {
@@ -399,6 +417,7 @@ static void add_tests(TCase *tests)
     tcase_add_test(tests, a_key_that_came_to_zero_is_sent_all_the_same);
     tcase_add_test(tests, one_batch_in_flight_and_the_same_one_again);
     tcase_add_test(tests, only_a_shard_that_could_have_been_forgotten_is_probed);
+    tcase_add_test(tests, an_idle_shard_that_learns_that_all_is_durable_forgets_it);
     tcase_add_test(tests, what_no_history_holds_is_told_as_lost);
     tcase_add_loop_test(tests, nothing_is_lost_or_doubled_whatever_happens, 0, 60);
 }

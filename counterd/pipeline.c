@@ -396,7 +396,7 @@ struct pipeline *pipeline_new(const struct pipeline_options *options)
     pipeline->tables[0] = table_new(outbox_options.shards, limits.keys_max);
     pipeline->tables[1] = table_new(outbox_options.shards, limits.keys_max);
     pipeline->outbox = outbox_new(&outbox_options);
-    pipeline->store = store_new(options->base, config, BATCH_KEYS_MAX, &callbacks);
+    pipeline->store = store_new(options->base, config, &callbacks);
     pipeline->tick = evtimer_new(options->base, on_tick, pipeline);
     pipeline->retry = evtimer_new(options->base, on_retry, pipeline);
     pipeline->probe = evtimer_new(options->base, on_probe, pipeline);

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "counterd/http.h"
+#include "counterd/replay.h"
 #include "counterd/store.h"
 #include "counterd/version.h"
 #include "lib/clock.h"
@@ -32,6 +33,8 @@ struct daemon {
     struct listener http_listener;
     struct increments *increments; /* NULL without HTTP */
     struct http *http;
+    int spool_directory;   /* -1 without a spool */
+    struct replay *replay; /* NULL when nothing was left to be sent */
     struct event *signals[3];
     struct event *done;
     struct status_view view;
@@ -127,7 +130,8 @@ static int open_worker(struct daemon *daemon, size_t worker, struct error *error
         {&config->listen.tcp, LISTENER_TCP, false},
         {&config->listen.local, LISTENER_UNIX, true},
     };
-    struct worker_options options = {.config = config, .done_fd = daemon->done_fd};
+    struct worker_options options = {
+        .config = config, .spool_directory = daemon->spool_directory, .done_fd = daemon->done_fd};
     const struct listener *siblings = NULL;
     size_t siblings_len;
     int r = 0;
@@ -181,7 +185,8 @@ static int open_http(struct daemon *daemon, struct error *error)
     if (r < 0)
         return error_prefix(error, r, "'listen.http'");
     log_event(LOG_LEVEL_INFO, "listening", "kind=http address=%s", daemon->http_listener.name);
-    daemon->increments = increments_new(daemon->base, daemon->config, daemon, on_increments_done);
+    daemon->increments =
+        increments_new(daemon->base, daemon->config, daemon->spool_directory, daemon, on_increments_done);
     http.increments = daemon->increments;
     if (daemon->increments)
         daemon->http = http_new(&http);
@@ -198,6 +203,49 @@ static int check_redis(const struct daemon *daemon, struct error *error)
         return r;
     log_event(LOG_LEVEL_WARN, "redis_away", "error=%s hint=\"counting in memory until it comes\"",
               log_quote(quoted, span_of(error->text)));
+    return 0;
+}
+
+static int open_spool(struct daemon *daemon, struct error *error)
+{
+    const struct config *config = daemon->config;
+
+    if (config->spool_dir[0] == '\0')
+        return 0;
+    return spool_directory_open(config->spool_dir, config->namespace, &daemon->spool_directory, error);
+}
+
+static bool carry_fractions(void *context, const struct record *record)
+{
+    struct daemon *daemon = context;
+    struct span key;
+    int64_t micros;
+    size_t at = 0;
+
+    while (batch_next_entry(&record->batch, &at, &key, &micros))
+        worker_carry(daemon->workers[0], key, micros);
+    return true;
+}
+
+/* What earlier processes have left, once it is sure that this one will run. */
+static int take_over_spool(struct daemon *daemon, struct error *error)
+{
+    const struct config *config = daemon->config;
+    struct replay_options options = {daemon->base, config, daemon->spool_directory, {.len = 0}};
+    struct spool_finder finder = {daemon, carry_fractions};
+    int r;
+
+    if (daemon->spool_directory < 0)
+        return 0;
+    r = spool_list(options.directory, config->namespace, (uint32_t)config->shards, &options.writers, error);
+    if (r == 0)
+        r = spool_take_fractions(options.directory, (uint32_t)config->shards, &finder, error);
+    if (r < 0 || options.writers.len == 0)
+        return r;
+    daemon->replay = replay_new(&options);
+    if (!daemon->replay)
+        return error_set(error, -ENOMEM, "out of memory");
+    daemon->view.stats[daemon->view.stats_len++] = replay_stats(daemon->replay);
     return 0;
 }
 
@@ -271,6 +319,8 @@ static int watch_signals(struct daemon *daemon, struct error *error)
     } watched[] = {{SIGTERM, on_stop}, {SIGINT, on_stop}, {SIGHUP, on_reload}};
 
     signal(SIGPIPE, SIG_IGN);
+    /* A limit on files is an error of the write, and told. */
+    signal(SIGXFSZ, SIG_IGN);
     for (size_t i = 0; i < ARRAY_LEN(watched); i++) {
         daemon->signals[i] = evsignal_new(daemon->base, watched[i].number, watched[i].callback, daemon);
         if (!daemon->signals[i] || event_add(daemon->signals[i], NULL) < 0)
@@ -306,32 +356,39 @@ static int start(struct daemon *daemon, struct error *error)
         .config = daemon->config,
         .workers = daemon->workers,
         .workers_len = daemon->workers_len,
-        .stats = calloc(daemon->workers_len + 1, sizeof(struct stats *)),
+        /* Beside the workers' those of increments and of the replay. */
+        .stats = calloc(daemon->workers_len + 2, sizeof(struct stats *)),
         .started_ms = clock_monotonic_ms(),
     };
     if (!daemon->base || daemon->done_fd < 0 || !daemon->workers || !daemon->view.stats)
         return error_set(error, -ENOMEM, "out of memory");
     raise_file_limit();
     r = watch_signals(daemon, error);
+    if (r == 0)
+        r = open_spool(daemon, error);
     for (size_t i = 0; i < daemon->workers_len && r == 0; i++)
         r = open_worker(daemon, i, error);
     if (r == 0)
         r = open_http(daemon, error);
     if (r == 0)
         r = check_redis(daemon, error);
-    for (size_t i = 0; i < daemon->workers_len && r == 0; i++) {
+    if (r < 0)
+        return r;
+    for (size_t i = 0; i < daemon->workers_len; i++)
         daemon->view.stats[daemon->view.stats_len++] = worker_stats(daemon->workers[i]);
-        r = worker_start(daemon->workers[i], error);
-    }
     if (daemon->increments)
         daemon->view.stats[daemon->view.stats_len++] = increments_stats(daemon->increments);
     daemon->counting = daemon->view.stats_len;
     daemon->open = daemon->workers_len;
+    r = take_over_spool(daemon, error);
+    for (size_t i = 0; i < daemon->workers_len && r == 0; i++)
+        r = worker_start(daemon->workers[i], error);
     return r;
 }
 
 static void add_rest(struct pipeline_rest *sum, struct pipeline_rest rest)
 {
+    sum->spooled += rest.spooled;
     sum->events += rest.events;
     sum->fraction_keys += rest.fraction_keys;
     sum->fraction_micros += rest.fraction_micros;
@@ -351,6 +408,10 @@ static int report_end(struct daemon *daemon)
               status_sum(view, offsetof(struct stats, lines)),
               status_sum(view, offsetof(struct stats, accepted)),
               status_sum(view, offsetof(struct stats, appended)));
+    if (rest.spooled > 0)
+        log_event(LOG_LEVEL_WARN, "increments_spooled",
+                  "increments=%" PRIu64 " hint=\"they wait in 'spool_dir' for the next start\"",
+                  rest.spooled);
     if (rest.events > 0)
         log_event(LOG_LEVEL_ERROR, "increments_dropped",
                   "increments=%" PRIu64 " hint=\"Redis did not take them before the end\"", rest.events);
@@ -368,6 +429,7 @@ static void done(struct daemon *daemon)
 {
     http_free(daemon->http);
     increments_free(daemon->increments);
+    replay_free(daemon->replay);
     for (size_t i = 0; daemon->workers && i < daemon->workers_len; i++)
         worker_free(daemon->workers[i]);
     free(daemon->workers);
@@ -381,12 +443,15 @@ static void done(struct daemon *daemon)
         event_base_free(daemon->base);
     if (daemon->done_fd >= 0)
         close(daemon->done_fd);
+    if (daemon->spool_directory >= 0)
+        close(daemon->spool_directory);
     config_free(daemon->config);
 }
 
 int daemon_run(struct config *config, const char *path)
 {
-    struct daemon daemon = {.config = config, .path = path, .done_fd = -1, .http_listener = {.fd = -1}};
+    struct daemon daemon = {
+        .config = config, .path = path, .done_fd = -1, .http_listener = {.fd = -1}, .spool_directory = -1};
     struct error error;
     int code;
     int r = start(&daemon, &error);

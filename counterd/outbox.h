@@ -8,23 +8,37 @@
  * - acknowledged batches stay in a history until Redis says that they are in Postgres, so that they can be
  * sent again when Redis turns out to have gone back in time. The history is bounded by history_bytes: beyond
  * it the oldest batches are emptied, and if it comes to that, counted as lost. Only whole units are sent; the
- * fraction that is left of a key is carried into the table that fills.
+ * fraction that is left of a key is carried into the table that fills;
+ * - what is not acknowledged may wait on disk: the caller writes what outbox_spool_next() gives, and hands it
+ * back by outbox_load(), in the order in which it was written. A batch that can't be read again is replaced
+ * by an empty one, and counted as lost.
  */
 #ifndef COUNTERD_OUTBOX_H
 #define COUNTERD_OUTBOX_H
 
+#include "lib/keyspace.h"
 #include "lib/table.h"
 
 struct outbox;
 
 struct batch {
     uint64_t seq;
-    uint64_t events; /* increments behind it */
-    size_t keys;     /* 0: emptied, but its number is still owed to Redis */
-    size_t bytes;    /* of payload */
-    char *payload;   /* entries, see batch_next_entry() */
+    uint64_t events;  /* increments behind it */
+    size_t keys;      /* 0: emptied, but its number is still owed to Redis */
+    size_t bytes;     /* of payload */
+    char *payload;    /* entries, see batch_next_entry() */
+    uint64_t segment; /* of the spool, while it is on disk too; 0 = it is not */
     struct batch *next;
 };
+
+/* One piece of the heap, payload behind it; free() ends it. NULL when out of memory. */
+struct batch *batch_new(size_t payload_bytes);
+
+/* A length byte, the key, the delta. */
+#define BATCH_ENTRY_BYTES_MAX (1 + KEY_LEN_MAX + sizeof(int64_t))
+
+/* Adds an entry, for which there must be room. */
+void batch_put_entry(struct batch *batch, struct span key, int64_t delta);
 
 /* Walks the entries: `*at` starts as 0; false at the end. `ret_key` is borrowed from the batch. */
 bool batch_next_entry(const struct batch *batch, size_t *at, struct span *ret_key, int64_t *ret_delta);
@@ -45,26 +59,35 @@ void outbox_set_history_bytes(struct outbox *outbox, size_t history_bytes);
  * true and the next call of this. */
 void outbox_drain(struct outbox *outbox, struct table *table, struct table *carry);
 
-/* Whether all of the table has been acknowledged. */
+/* Whether all of the table has been acknowledged, or is on disk: another table may be drained. */
 bool outbox_drained(const struct outbox *outbox);
 
+/* Whether all that ever came is acknowledged. */
+bool outbox_stored(const struct outbox *outbox);
+
 /* The batch that the shard should send now; it is in flight from here on. NULL: nothing to send, one in
- * flight already, or no memory for a batch (then it stays in the table, and a later call tries again).
+ * flight already, the next one is on disk, or no memory for a batch (then it stays in the table, and a later
+ * call tries again).
  * Borrowed from the outbox until its outcome is told. */
 const struct batch *outbox_next(struct outbox *outbox, uint32_t shard);
 
 /* The highest seq of the shard that Redis has told to be in Postgres; goes along with every batch. */
 uint64_t outbox_durable(const struct outbox *outbox, uint32_t shard);
 
-/* The batch in flight is in Redis (OK or DUP: both mean applied). Returns its events if it was not counted as
- * appended before, else 0. */
-uint64_t outbox_acknowledge(struct outbox *outbox, uint32_t shard, uint64_t durable);
+/* What an answer has newly acknowledged. */
+struct outbox_ack {
+    uint64_t events;
+    uint64_t segment; /* of the spool, which has to keep it no longer; 0 = none */
+};
+
+/* The batch in flight is in Redis (OK or DUP: both mean applied). */
+struct outbox_ack outbox_acknowledge(struct outbox *outbox, uint32_t shard, uint64_t durable);
 
 /* The seq that a probe should ask for; 0: none is needed, as the shard has nothing that Redis could have
  * forgotten, or the next batch will tell. */
 uint64_t outbox_probe(const struct outbox *outbox, uint32_t shard);
 
-/* What a rollback of Redis took that no history held. */
+/* What a rollback of Redis took that no history held, or what the spool did not give back. */
 struct outbox_loss {
     uint64_t first_seq, last_seq; /* 0, 0: nothing */
     uint64_t events; /* at most: those of batches already in Postgres can't be told apart any more */
@@ -78,10 +101,42 @@ uint64_t outbox_rewind(struct outbox *outbox, uint32_t shard, uint64_t last, str
  * Returns whether one was in flight. */
 bool outbox_unsend(struct outbox *outbox, uint32_t shard);
 
+/* The shard's next batch that should be written to disk: unacknowledged, and not there yet. NULL: none, or no
+ * memory. Borrowed; unless outbox_spooled() follows, it is sent from memory, or offered again. */
+const struct batch *outbox_spool_next(struct outbox *outbox, uint32_t shard);
+
+/* What outbox_spool_next() gave is on disk, in that segment; the outbox lets go of its content, unless it is
+ * being sent. */
+void outbox_spooled(struct outbox *outbox, uint32_t shard, uint64_t segment);
+
+/* Whether batches that are not acknowledged are on disk. */
+bool outbox_is_spooled(const struct outbox *outbox);
+
+/* Whether some of them are only there. */
+bool outbox_is_away(const struct outbox *outbox);
+
+/* How many batches that came back from disk are not acknowledged yet. */
+size_t outbox_loaded(const struct outbox *outbox);
+
+/* A batch that came back from disk, in the order in which it was written; taken. False when it is not
+ * awaited: it never left memory, or was acknowledged. */
+bool outbox_load(struct outbox *outbox, uint32_t shard, struct batch *batch);
+
+/* For an outbox that has done nothing yet: an earlier process has left this batch on disk; every one is told,
+ * in the order in which they are going to be loaded. What came before the first is taken as acknowledged, its
+ * content gone. False when the batch is not one that will be awaited. */
+bool outbox_expect(struct outbox *outbox, uint32_t shard, const struct batch *batch, uint64_t durable);
+
+/* The disk gives no more: what is still awaited is lost, and empty batches take its place. */
+struct outbox_loss outbox_spool_ended(struct outbox *outbox, uint32_t shard);
+
 /* Bytes held by acknowledged batches. */
 size_t outbox_history_bytes(const struct outbox *outbox);
 
 /* Increments not yet acknowledged: in the draining table and in batches. */
 uint64_t outbox_pending_events(const struct outbox *outbox);
+
+/* Those of them that are on disk. */
+uint64_t outbox_spooled_events(const struct outbox *outbox);
 
 #endif

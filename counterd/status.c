@@ -41,6 +41,15 @@ static const struct figure redis[] = {
     FIGURE("increments_lost", lost),
 };
 
+static const struct figure spool[] = {
+    FIGURE("bytes", spool_bytes),
+    FIGURE("increments", spooled),
+    FIGURE("batches", spooled_batches),
+    FIGURE("replayed_increments", replayed),
+    FIGURE("replayed_batches", replayed_batches),
+    FIGURE("errors", spool_errors),
+};
+
 uint64_t status_sum(const struct status_view *view, size_t stats_offset)
 {
     uint64_t sum = 0;
@@ -198,6 +207,7 @@ char *status_json(const struct status_view *view)
     add_number(group, "overflow", SUM(view, overflow));
     add_number(root, "pending", accepted > stored ? accepted - stored : 0);
     add_figures(root, "appended", view, appended, ARRAY_LEN(appended));
+    add_figures(root, "spool", view, spool, ARRAY_LEN(spool));
     group = add_figures(root, "redis", view, redis, ARRAY_LEN(redis));
     cJSON_AddBoolToObject(group, "ready", redis_ready(view));
     text = cJSON_Print(root);

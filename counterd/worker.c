@@ -114,6 +114,7 @@ static bool set_up_pipeline(struct worker *worker)
         .config = worker->options.config,
         .ingest = worker->ingest,
         .stats = &worker->stats,
+        .spool_directory = worker->options.spool_directory,
         .context = worker,
         .on_tick = on_tick,
         .on_room = on_room,
@@ -205,6 +206,11 @@ static void *run(void *data)
     event_base_dispatch(worker->base);
     tell(worker->options.done_fd);
     return NULL;
+}
+
+void worker_carry(struct worker *worker, struct span key, int64_t micros)
+{
+    pipeline_carry(worker->pipeline, key, micros);
 }
 
 int worker_start(struct worker *worker, struct error *error)

@@ -17,6 +17,7 @@ struct worker_options {
     const struct config *config; /* kept */
     struct listener *listeners;  /* taken, with the array (malloc); open */
     size_t listeners_len;
+    int spool_directory; /* pipeline_options */
     int done_fd; /* an eventfd, which gets 1 when the worker has shut its sockets, and 1 when it has stopped;
                     kept */
 };
@@ -26,6 +27,9 @@ struct worker *worker_new(const struct worker_options *options);
 
 /* Waits for the thread, which must have been asked to stop if it was started. */
 void worker_free(struct worker *worker);
+
+/* Before it starts: pipeline_carry(). */
+void worker_carry(struct worker *worker, struct span key, int64_t micros);
 
 /* Starts the thread. */
 MUST_CHECK int worker_start(struct worker *worker, struct error *error);

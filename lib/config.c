@@ -26,7 +26,8 @@ static const struct config_key keys[] = {
     {"coalesce_ms", CONFIG_INTEGER, AT(coalesce_ms), "200", 1, 60000, true, "ms"},
     {"keys_max", CONFIG_INTEGER, AT(keys_max), "1000000", 1, 100000000, true, ""},
     {"history_bytes", CONFIG_INTEGER, AT(history_bytes), "67108864", 0, 1024 * 1024 * MIB, true, "bytes"},
-    {"spool_dir", CONFIG_RESERVED, 0, "\"\"", 0, 0, false, ""},
+    {"spool_dir", CONFIG_TEXT, AT(spool_dir), "", 0, 3900, false, ""},
+    {"spool_bytes", CONFIG_INTEGER, AT(spool_bytes), "1073741824", MIB, 1024 * 1024 * MIB, false, "bytes"},
     {"redis.url", CONFIG_TEXT, AT(redis.url), "redis://127.0.0.1:6379/0", 1, 2048, false, ""},
     {"redis.password_file", CONFIG_TEXT, AT(redis.password_file), "", 0, 4095, false, ""},
     {"redis.timeout_ms", CONFIG_INTEGER, AT(redis.timeout_ms), "5000", 10, 600000, false, "ms"},
@@ -392,6 +393,8 @@ static void check_whole(struct reader *reader)
             break;
         }
     }
+    if (config->spool_dir[0] != '\0' && config->spool_dir[0] != '/')
+        mistake(reader, "'spool_dir' is '%s'; it takes an absolute path", config->spool_dir);
     if (redis_address_parse(config->redis.url, &config->redis.address, &error) < 0)
         mistake(reader, "'redis.url': %s", error.text);
     if (config->redis.password_file[0] != '\0' && config->redis.address.password[0] != '\0')

@@ -33,6 +33,8 @@ struct config {
     int64_t coalesce_ms;
     int64_t keys_max;      /* per worker */
     int64_t history_bytes; /* per worker */
+    char *spool_dir;       /* "" = none */
+    int64_t spool_bytes;   /* per worker */
     struct {
         char *url;
         char *password_file;

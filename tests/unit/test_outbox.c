@@ -102,7 +102,7 @@ static bool step(uint32_t shard, enum network network)
     if (network != NETWORK_GOOD) {
         ck_assert(outbox_unsend(outbox, shard));
     } else if (applied) {
-        acknowledged_events += outbox_acknowledge(outbox, shard, shards[shard].durable);
+        acknowledged_events += outbox_acknowledge(outbox, shard, shards[shard].durable).events;
     } else {
         uint64_t last = shards[shard].seq;
         if (outbox_durable(outbox, shard) > last)
@@ -261,7 +261,7 @@ START_TEST(what_no_history_holds_is_told_as_lost)
         batch = outbox_next(outbox, shard);
         ck_assert_uint_eq(batch->seq, seq);
         ck_assert_uint_eq(batch->keys, seq == 4);
-        ck_assert_uint_eq(outbox_acknowledge(outbox, shard, 0), seq == 4);
+        ck_assert_uint_eq(outbox_acknowledge(outbox, shard, 0).events, seq == 4);
     }
     ck_assert(outbox_drained(outbox));
     tear_down();

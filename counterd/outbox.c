@@ -443,14 +443,8 @@ static void forget_durable(struct outbox *outbox, struct shard *shard)
         shard->emptied_events = 0;
 }
 
-struct outbox_ack outbox_acknowledge(struct outbox *outbox, uint32_t index, uint64_t durable)
+static void learn_durable(struct outbox *outbox, struct shard *shard, uint64_t durable)
 {
-    struct shard *shard = &outbox->shards[index];
-    struct outbox_ack ack;
-
-    assert(shard->in_flight);
-    shard->in_flight = false;
-    ack = step_cursor(outbox, shard);
     /* More than was ever sent can't be durable, whatever the reply says. */
     if (durable > shard->acknowledged)
         durable = shard->acknowledged;
@@ -460,8 +454,28 @@ struct outbox_ack outbox_acknowledge(struct outbox *outbox, uint32_t index, uint
     while (shard->cursor_seq <= shard->durable)
         (void)step_cursor(outbox, shard);
     forget_durable(outbox, shard);
+}
+
+struct outbox_ack outbox_acknowledge(struct outbox *outbox, uint32_t index, uint64_t durable)
+{
+    struct shard *shard = &outbox->shards[index];
+    struct outbox_ack ack;
+
+    assert(shard->in_flight);
+    shard->in_flight = false;
+    ack = step_cursor(outbox, shard);
+    learn_durable(outbox, shard, durable);
     bound_history(outbox);
     return ack;
+}
+
+void outbox_learn_durable(struct outbox *outbox, uint32_t index, uint64_t durable)
+{
+    struct shard *shard = &outbox->shards[index];
+
+    /* What is in flight is looked at when its own answer comes. */
+    if (!shard->in_flight)
+        learn_durable(outbox, shard, durable);
 }
 
 uint64_t outbox_rewind(struct outbox *outbox, uint32_t index, uint64_t last, struct outbox_loss *ret_loss)

@@ -87,6 +87,9 @@ struct outbox_ack outbox_acknowledge(struct outbox *outbox, uint32_t shard, uint
  * forgotten, or the next batch will tell. */
 uint64_t outbox_probe(const struct outbox *outbox, uint32_t shard);
 
+/* A probe was answered: the shard's batches up to `durable` are in Postgres. */
+void outbox_learn_durable(struct outbox *outbox, uint32_t shard, uint64_t durable);
+
 /* What a rollback of Redis took that no history held, or what the spool did not give back. */
 struct outbox_loss {
     uint64_t first_seq, last_seq; /* 0, 0: nothing */

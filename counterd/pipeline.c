@@ -31,6 +31,7 @@ struct pipeline {
     struct event *spool_due;
     struct event *deadline; /* while finishing: Redis has made no progress for so long */
     bool tick_armed, swap_due, finishing, done;
+    bool away;          /* Redis has been lost, and acknowledged nothing since */
     bool spooling;      /* tables go to disk, until Redis is back */
     bool spool_swapped; /* since spool_due was last armed for later */
     bool spool_paused;  /* it has failed, until spool_due */
@@ -132,11 +133,6 @@ static void on_tick(evutil_socket_t fd, short events, void *data)
     proceed(pipeline);
 }
 
-static bool should_spool(const struct pipeline *pipeline)
-{
-    return !sender_ready(pipeline->sender) || pipeline_is_crowded(pipeline);
-}
-
 /* The draining table goes to disk, then the one that fills, a turn's worth at a time. */
 static void on_spool_due(evutil_socket_t fd, short events, void *data)
 {
@@ -146,7 +142,10 @@ static void on_spool_due(evutil_socket_t fd, short events, void *data)
     (void)fd;
     (void)events;
     pipeline->spool_paused = false;
-    pipeline->spooling = !pipeline->done && should_spool(pipeline);
+    if (sender_ready(pipeline->sender) && outbox_stored(pipeline->outbox) &&
+        table_events(filling_table(pipeline)) == 0)
+        pipeline->away = false;
+    pipeline->spooling = !pipeline->done && (pipeline->away || pipeline_is_crowded(pipeline));
     if (!pipeline->spooling) {
         proceed(pipeline);
         return;
@@ -198,7 +197,8 @@ static void on_ready(void *context)
 {
     struct pipeline *pipeline = context;
 
-    pipeline->spooling = pipeline->spooling && should_spool(pipeline);
+    /* It may take something now, and else the disk's time comes again. */
+    pipeline->spooling = false;
     proceed(pipeline);
 }
 
@@ -207,6 +207,7 @@ static void on_lost(void *context, enum store_state state, const struct error *e
     struct pipeline *pipeline = context;
     char quoted[LOG_TEXT_BYTES];
 
+    pipeline->away = true;
     if (pipeline->spool && !event_pending(pipeline->spool_due, EV_TIMEOUT, NULL))
         arm(pipeline->spool_due, SPOOL_AFTER_MS);
     log_event(state == STORE_MISFIT ? LOG_LEVEL_ERROR : LOG_LEVEL_WARN,
@@ -221,6 +222,8 @@ static void on_reply(void *context, bool applied)
 {
     struct pipeline *pipeline = context;
 
+    if (applied)
+        pipeline->away = pipeline->spooling = false;
     if (applied && pipeline->finishing && !pipeline->done)
         arm(pipeline->deadline, pipeline->options.config->redis.timeout_ms);
     proceed(pipeline);
@@ -374,12 +377,10 @@ void pipeline_carry(struct pipeline *pipeline, struct span key, int64_t micros)
 
 void pipeline_finish(struct pipeline *pipeline)
 {
-    bool away = !sender_ready(pipeline->sender) || outbox_is_spooled(pipeline->outbox);
-
     pipeline->finishing = true;
     pipeline->spooling = false;
     event_del(pipeline->spool_due);
-    if (pipeline->spool && away) {
+    if (pipeline->spool && (pipeline->away || outbox_is_spooled(pipeline->outbox))) {
         give_up(pipeline);
         return;
     }

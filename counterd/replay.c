@@ -4,20 +4,40 @@
 #include <event2/event.h>
 #include <inttypes.h>
 #include <stdlib.h>
+#include <sys/queue.h>
 
 #include "counterd/sender.h"
 #include "lib/log.h"
 
+/* Batches that are in Redis are watched until they are in Postgres: so often. */
+#define WATCH_EVERY_MS 5000
+
+/* An earlier process's writer. */
+struct past {
+    struct replay *replay;
+    struct spool *spool;
+    struct sender *sender;
+    const char *writer;
+    uint64_t batches, events; /* found in the spool */
+    bool sent;
+    LIST_ENTRY(past) link;
+};
+
 struct replay {
     struct replay_options options;
     struct stats stats;
-    size_t next; /* of the writers */
-    struct spool *spool;
-    struct sender *sender; /* with the spool; the last one stays, in case Redis forgets what it was given */
-    uint64_t batches, events; /* found in it */
-    bool sending;             /* it is not empty yet */
-    struct event *turn;       /* what the sender calls can't free it */
+    LIST_HEAD(, past) pasts; /* begun, and not wholly in Postgres */
+    size_t next;             /* of the writers */
+    struct event *turn;      /* what a sender calls can't free it */
+    struct event *watch;
 };
+
+static void watch_later(struct replay *replay)
+{
+    struct timeval pause = {.tv_sec = WATCH_EVERY_MS / 1000, .tv_usec = WATCH_EVERY_MS % 1000 * 1000};
+
+    event_add(replay->watch, &pause);
+}
 
 static void on_ready(void *context)
 {
@@ -34,88 +54,116 @@ static void on_lost(void *context, enum store_state state, const struct error *e
 
 static void on_reply(void *context, bool applied)
 {
-    struct replay *replay = context;
+    struct past *past = context;
 
-    counter_set(&replay->stats.history_bytes, outbox_history_bytes(sender_outbox(replay->sender)));
-    if (applied && replay->sending && spool_is_empty(replay->spool))
-        event_active(replay->turn, EV_TIMEOUT, 0);
+    if (!applied || past->sent || !spool_is_empty(past->spool))
+        return;
+    past->sent = true;
+    log_event(LOG_LEVEL_INFO, "replayed", "writer=%s batches=%" PRIu64 " increments=%" PRIu64, past->writer,
+              past->batches, past->events);
+    event_active(past->replay->turn, EV_TIMEOUT, 0);
 }
 
 static bool on_found(void *context, const struct record *record)
 {
-    struct replay *replay = context;
+    struct past *past = context;
 
-    if (!outbox_expect(sender_outbox(replay->sender), record->shard, &record->batch, record->durable))
+    if (!outbox_expect(sender_outbox(past->sender), record->shard, &record->batch, record->durable))
         return false;
-    replay->batches++;
-    replay->events += record->batch.events;
+    past->batches++;
+    past->events += record->batch.events;
     return true;
 }
 
-static void end_writer(struct replay *replay)
+static void past_free(struct past *past)
 {
-    sender_free(replay->sender);
-    spool_free(replay->spool);
-    replay->sender = NULL;
-    replay->spool = NULL;
+    LIST_REMOVE(past, link);
+    sender_free(past->sender);
+    spool_free(past->spool);
+    free(past);
 }
 
-static int begin_writer(struct replay *replay, const char *writer, struct error *error)
+static int set_up(struct past *past, struct error *error)
 {
-    const struct config *config = replay->options.config;
+    const struct replay_options *options = &past->replay->options;
     struct spool_options spool = {
-        .directory = replay->options.directory,
-        .namespace = config->namespace,
-        .writer = writer,
-        .shards = (uint32_t)config->shards,
+        .directory = options->directory,
+        .namespace = options->config->namespace,
+        .writer = past->writer,
+        .shards = (uint32_t)options->config->shards,
     };
     struct sender_options sender = {
-        .base = replay->options.base,
-        .config = config,
-        .stats = &replay->stats,
-        .writer = writer,
+        .base = options->base,
+        .config = options->config,
+        .stats = &past->replay->stats,
+        .writer = past->writer,
         .replays = true,
-        .history_bytes = (size_t)config->history_bytes,
-        .context = replay,
+        .history_bytes = (size_t)options->config->history_bytes / options->writers.len,
+        .context = past,
         .on_ready = on_ready,
         .on_lost = on_lost,
         .on_reply = on_reply,
     };
-    struct spool_finder finder = {replay, on_found};
+    struct spool_finder finder = {past, on_found};
 
-    replay->batches = replay->events = 0;
-    replay->spool = sender.spool = spool_new(&spool);
-    if (replay->spool)
-        replay->sender = sender_new(&sender);
-    if (!replay->sender)
+    past->spool = sender.spool = spool_new(&spool);
+    if (past->spool)
+        past->sender = sender_new(&sender);
+    if (!past->sender)
         return error_set(error, -ENOMEM, "out of memory");
-    return spool_adopt(replay->spool, &finder, error);
+    return spool_adopt(past->spool, &finder, error);
 }
 
-/* The writer that is done makes room for the next one that has something to send. */
+/* Returns whether the writer has something to send. */
+static bool begin(struct replay *replay, const char *writer)
+{
+    struct past *past = calloc(1, sizeof(*past));
+    struct error error;
+
+    if (!past)
+        return false;
+    past->replay = replay;
+    past->writer = writer;
+    LIST_INSERT_HEAD(&replay->pasts, past, link);
+    if (set_up(past, &error) < 0)
+        log_error(LOG_LEVEL_ERROR, "replay_failed", &error);
+    else if (!spool_is_empty(past->spool)) {
+        log_event(LOG_LEVEL_INFO, "replaying", "writer=%s batches=%" PRIu64 " increments=%" PRIu64, writer,
+                  past->batches, past->events);
+        return true;
+    }
+    past_free(past);
+    return false;
+}
+
+/* One writer after the other. */
 static void on_turn(evutil_socket_t fd, short events, void *data)
 {
     struct replay *replay = data;
 
     (void)fd;
     (void)events;
-    if (replay->sending)
-        log_event(LOG_LEVEL_INFO, "replayed", "writer=%s batches=%" PRIu64 " increments=%" PRIu64,
-                  replay->options.writers.ids[replay->next - 1], replay->batches, replay->events);
-    replay->sending = false;
-    while (!replay->sending && replay->next < replay->options.writers.len) {
-        const char *writer = replay->options.writers.ids[replay->next++];
-        struct error error;
-        end_writer(replay);
-        if (begin_writer(replay, writer, &error) < 0) {
-            log_error(LOG_LEVEL_ERROR, "replay_failed", &error);
-            continue;
-        }
-        log_event(LOG_LEVEL_INFO, "replaying", "writer=%s batches=%" PRIu64 " increments=%" PRIu64, writer,
-                  replay->batches, replay->events);
-        counter_set(&replay->stats.spool_bytes, spool_bytes(replay->spool));
-        replay->sending = !spool_is_empty(replay->spool);
+    while (replay->next < replay->options.writers.len)
+        if (begin(replay, replay->options.writers.ids[replay->next++]))
+            return;
+    watch_later(replay);
+}
+
+/* No traffic of theirs would show that Redis has lost them, or that they are in Postgres. */
+static void on_watch(evutil_socket_t fd, short events, void *data)
+{
+    struct replay *replay = data;
+    struct past *past, *next;
+
+    (void)fd;
+    (void)events;
+    for (past = LIST_FIRST(&replay->pasts); past; past = next) {
+        next = LIST_NEXT(past, link);
+        if (!sender_probe(past->sender) && past->sent && outbox_stored(sender_outbox(past->sender)))
+            past_free(past);
     }
+    if (!LIST_EMPTY(&replay->pasts))
+        watch_later(replay);
 }
 
 struct replay *replay_new(const struct replay_options *options)
@@ -125,11 +173,13 @@ struct replay *replay_new(const struct replay_options *options)
     if (!replay)
         return NULL;
     replay->options = *options;
+    LIST_INIT(&replay->pasts);
     stats_init(&replay->stats);
     /* Until there is something to send, nothing is missing. */
     atomic_store(&replay->stats.redis_ready, true);
     replay->turn = event_new(options->base, -1, 0, on_turn, replay);
-    if (!replay->turn) {
+    replay->watch = evtimer_new(options->base, on_watch, replay);
+    if (!replay->turn || !replay->watch) {
         replay_free(replay);
         return NULL;
     }
@@ -141,9 +191,12 @@ void replay_free(struct replay *replay)
 {
     if (!replay)
         return;
-    end_writer(replay);
+    while (!LIST_EMPTY(&replay->pasts))
+        past_free(LIST_FIRST(&replay->pasts));
     if (replay->turn)
         event_free(replay->turn);
+    if (replay->watch)
+        event_free(replay->watch);
     stats_done(&replay->stats);
     free(replay);
 }

@@ -132,15 +132,17 @@ static void on_retry(evutil_socket_t fd, short events, void *data)
     sender_send(sender);
 }
 
-/* Redis may have come back with less than it had acknowledged. A shard with something to send finds out by
- * that; the others ask, or it would stay unseen until their next increment. */
-static void probe_all(struct sender *sender)
+bool sender_probe(struct sender *sender)
 {
+    bool any = false;
+
     for (uint32_t shard = 0; shard < shards_of(sender); shard++) {
         uint64_t seq = outbox_probe(sender->outbox, shard);
-        if (seq > 0)
+        any = any || seq > 0;
+        if (seq > 0 && store_ready(sender->store))
             store_probe(sender->store, shard, sender->writer, outbox_durable(sender->outbox, shard), seq);
     }
+    return any;
 }
 
 static void on_ready(void *context)
@@ -150,7 +152,9 @@ static void on_ready(void *context)
     atomic_store(&sender->options.stats->redis_ready, true);
     log_event(LOG_LEVEL_INFO, "redis_ready", "writer=%s", sender->writer);
     memset(sender->refused, 0, sizeof(sender->refused));
-    probe_all(sender);
+    /* It may have come back with less than it had acknowledged. A shard with something to send finds out by
+     * that; the others ask, or it would stay unseen until their next increment. */
+    (void)sender_probe(sender);
     sender_send(sender);
     sender->options.on_ready(sender->options.context);
 }
@@ -246,6 +250,13 @@ static void on_gap(void *context, uint32_t shard, uint64_t last)
     send_shard(sender, shard);
 }
 
+static void on_durable(void *context, uint32_t shard, uint64_t durable)
+{
+    struct sender *sender = context;
+
+    outbox_learn_durable(sender->outbox, shard, durable);
+}
+
 static void on_reply(void *context, uint32_t shard, enum store_reply reply, uint64_t seq, const char *why)
 {
     struct sender *sender = context;
@@ -274,7 +285,7 @@ struct sender *sender_new(const struct sender_options *options)
     struct outbox_options outbox = {(uint32_t)options->config->shards, BATCH_KEYS_MAX,
                                     options->history_bytes};
     struct sender *sender = calloc(1, sizeof(*sender));
-    struct store_callbacks callbacks = {sender, on_ready, on_lost, on_reply, on_gap};
+    struct store_callbacks callbacks = {sender, on_ready, on_lost, on_reply, on_gap, on_durable};
 
     if (!sender)
         return NULL;

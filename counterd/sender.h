@@ -44,6 +44,10 @@ bool sender_ready(const struct sender *sender);
 /* Sends all that there is and may be sent now. */
 void sender_send(struct sender *sender);
 
+/* Asks Redis whether it still has all that it was given, where nothing is sent that would show it. Returns
+ * whether there is anything left that it could forget. */
+bool sender_probe(struct sender *sender);
+
 enum sender_spooled {
     SENDER_SPOOLED_ALL,  /* nothing is left that is not on disk */
     SENDER_SPOOLED_SOME, /* `batches_max` was reached */

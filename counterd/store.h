@@ -37,6 +37,8 @@ struct store_callbacks {
     void (*on_reply)(void *context, uint32_t shard, enum store_reply reply, uint64_t seq, const char *why);
     /* A probe found that Redis knows nothing of the writer after `last`. */
     void (*on_gap)(void *context, uint32_t shard, uint64_t last);
+    /* A probe found nothing missing; all up to `durable` is in Postgres. */
+    void (*on_durable)(void *context, uint32_t shard, uint64_t durable);
 };
 
 /* Keeps `config` and `base`. Starts to connect at once. Gives NULL when out of memory. */
@@ -50,7 +52,7 @@ bool store_ready(const struct store *store);
 void store_append(struct store *store, uint32_t shard, const char *writer, uint64_t known_durable,
                   const struct batch *batch);
 
-/* Asks a ready store whether batch `seq` would be the next; on_gap tells if not, and nothing if it would. */
+/* Asks a ready store whether batch `seq` would be the next; on_gap or on_durable tells. */
 void store_probe(struct store *store, uint32_t shard, const char *writer, uint64_t known_durable,
                  uint64_t seq);
 

@@ -483,15 +483,20 @@ static void on_probe(redisAsyncContext *redis, void *data, void *shard_data)
 {
     struct store *store = redis->data;
     const redisReply *reply = data;
+    uint64_t seq;
 
     if (!reply || !store)
         return;
     settle(store);
     /* An error here is one that the next append will meet too, and tell. */
-    if (reply->type == REDIS_REPLY_ARRAY && reply->elements == 2 &&
-        reply->element[1]->type == REDIS_REPLY_STRING)
-        store->callbacks.on_gap(store->callbacks.context, (uint32_t)(uintptr_t)shard_data,
-                                strtoull(reply->element[1]->str, NULL, 10));
+    if (reply->type != REDIS_REPLY_ARRAY || reply->elements != 2 ||
+        reply->element[0]->type != REDIS_REPLY_STRING || reply->element[1]->type != REDIS_REPLY_STRING)
+        return;
+    seq = strtoull(reply->element[1]->str, NULL, 10);
+    if (strcmp(reply->element[0]->str, "GAP") == 0)
+        store->callbacks.on_gap(store->callbacks.context, (uint32_t)(uintptr_t)shard_data, seq);
+    else
+        store->callbacks.on_durable(store->callbacks.context, (uint32_t)(uintptr_t)shard_data, seq);
 }
 
 void store_probe(struct store *store, uint32_t shard, const char *writer, uint64_t known_durable,

@@ -37,8 +37,9 @@ struct outbox {
     size_t batched;          /* how many those are */
     uint64_t spooled_events; /* of those of them that are on disk */
     size_t spooled;
-    size_t away;         /* those of them that are on disk only */
-    uint32_t empty_next; /* the shard whose history is emptied next */
+    uint64_t unread_events; /* in batches that did not come back */
+    size_t away;            /* those of them that are on disk only */
+    uint32_t empty_next;    /* the shard whose history is emptied next */
     struct shard shards[];
 };
 
@@ -352,8 +353,13 @@ static void take_back(struct outbox *outbox, struct shard *shard, struct batch *
     append_batch(shard, batch);
     shard->away_events -= batch->events;
     outbox->away--;
-    if (shard->away_first++ == shard->away_last)
-        shard->away_first = shard->away_last = 0;
+    if (shard->away_first++ == shard->away_last) {
+        /* Left over by those that empty ones have taken the place of. */
+        outbox->unread_events += shard->away_events;
+        outbox->batched_events -= shard->away_events;
+        outbox->spooled_events -= shard->away_events;
+        shard->away_first = shard->away_last = shard->away_events = 0;
+    }
 }
 
 /* Empty batches take the place of those away before `end`. Without memory for one, the shard waits. */
@@ -382,16 +388,18 @@ bool outbox_load(struct outbox *outbox, uint32_t index, struct batch *batch)
     return true;
 }
 
-struct outbox_loss outbox_spool_ended(struct outbox *outbox, uint32_t index)
+void outbox_spool_ended(struct outbox *outbox)
 {
-    struct shard *shard = &outbox->shards[index];
-    struct outbox_loss loss = {shard->away_first, shard->away_last, shard->away_events};
+    for (uint32_t i = 0; i < outbox->options.shards; i++)
+        give_up_before(outbox, &outbox->shards[i], UINT64_MAX);
+}
 
-    outbox->batched_events -= shard->away_events;
-    outbox->spooled_events -= shard->away_events;
-    shard->away_events = 0;
-    give_up_before(outbox, shard, UINT64_MAX);
-    return loss;
+uint64_t outbox_take_unread(struct outbox *outbox)
+{
+    uint64_t events = outbox->unread_events;
+
+    outbox->unread_events = 0;
+    return events;
 }
 
 uint64_t outbox_durable(const struct outbox *outbox, uint32_t shard)

@@ -90,7 +90,7 @@ uint64_t outbox_probe(const struct outbox *outbox, uint32_t shard);
 /* A probe was answered: the shard's batches up to `durable` are in Postgres. */
 void outbox_learn_durable(struct outbox *outbox, uint32_t shard, uint64_t durable);
 
-/* What a rollback of Redis took that no history held, or what the spool did not give back. */
+/* What a rollback of Redis took that no history held. */
 struct outbox_loss {
     uint64_t first_seq, last_seq; /* 0, 0: nothing */
     uint64_t events; /* at most: those of batches already in Postgres can't be told apart any more */
@@ -130,8 +130,11 @@ bool outbox_load(struct outbox *outbox, uint32_t shard, struct batch *batch);
  * content gone. False when the batch is not one that will be awaited. */
 bool outbox_expect(struct outbox *outbox, uint32_t shard, const struct batch *batch, uint64_t durable);
 
-/* The disk gives no more: what is still awaited is lost, and empty batches take its place. */
-struct outbox_loss outbox_spool_ended(struct outbox *outbox, uint32_t shard);
+/* The disk gives no more: empty batches take the place of what is still awaited. */
+void outbox_spool_ended(struct outbox *outbox);
+
+/* Increments in batches that the disk did not give back, since the last call. */
+uint64_t outbox_take_unread(struct outbox *outbox);
 
 /* Bytes held by acknowledged batches. */
 size_t outbox_history_bytes(const struct outbox *outbox);

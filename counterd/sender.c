@@ -80,36 +80,31 @@ static void publish_spool(struct sender *sender)
     counter_set(&sender->options.stats->spool_bytes, spool_bytes(sender->options.spool));
 }
 
-/* The spool has been read to its end; what is still awaited will not come. */
-static void give_up_unread(struct sender *sender)
-{
-    for (uint32_t shard = 0; shard < shards_of(sender); shard++) {
-        struct outbox_loss loss = outbox_spool_ended(sender->outbox, shard);
-        if (loss.last_seq == 0)
-            continue;
-        counter_add(&sender->options.stats->lost, loss.events);
-        log_event(LOG_LEVEL_ERROR, "increments_lost",
-                  "shard=%u writer=%s first_seq=%" PRIu64 " last_seq=%" PRIu64 " increments=%" PRIu64
-                  " hint=\"the spool could not be read\"",
-                  shard, sender->writer, loss.first_seq, loss.last_seq, loss.events);
-    }
-}
-
 static void load(struct sender *sender)
 {
-    while (outbox_is_away(sender->outbox) && outbox_loaded(sender->outbox) < LOADED_MAX) {
+    struct error error;
+    uint64_t unread;
+    int r = 0;
+
+    while (r != -ENOMEM && outbox_is_away(sender->outbox) && outbox_loaded(sender->outbox) < LOADED_MAX) {
         struct batch *batch;
-        struct error error;
         uint32_t shard;
-        int r = spool_pop(sender->options.spool, &shard, &batch, &error);
-        if (r < 0)
+        r = spool_pop(sender->options.spool, &shard, &batch, &error);
+        if (r < 0) {
             sender_tell_spool_error(sender, &error);
-        if (r == 0 && !batch)
-            give_up_unread(sender);
-        if (r == -ENOMEM || (r == 0 && !batch))
-            return;
-        if (r == 0)
+        } else if (batch) {
             (void)outbox_load(sender->outbox, shard, batch);
+        } else {
+            outbox_spool_ended(sender->outbox);
+            break;
+        }
+    }
+    unread = outbox_take_unread(sender->outbox);
+    if (unread > 0) {
+        counter_add(&sender->options.stats->lost, unread);
+        log_event(LOG_LEVEL_ERROR, "increments_lost",
+                  "writer=%s increments=%" PRIu64 " hint=\"the spool could not be read\"", sender->writer,
+                  unread);
     }
 }
 

@@ -14,6 +14,7 @@
 #include "counterd/http.h"
 #include "counterd/replay.h"
 #include "counterd/store.h"
+#include "counterd/systemd.h"
 #include "counterd/version.h"
 #include "lib/clock.h"
 #include "lib/log.h"
@@ -37,6 +38,8 @@ struct daemon {
     struct replay *replay; /* NULL when nothing was left to be sent */
     struct event *signals[3];
     struct event *done;
+    struct event *watchdog; /* NULL when nobody asks for it */
+    struct systemd_sockets sockets;
     struct status_view view;
 };
 
@@ -92,6 +95,26 @@ static int check_free(const struct listener_options *options, struct error *erro
     return r;
 }
 
+/* Opens it, or takes the one that the service manager has opened. Several workers read one inherited socket,
+ * if the manager has not opened one for each (ReusePort=). */
+static int open_listener(struct daemon *daemon, const struct listener_options *options, bool is_sibling,
+                         struct listener *listener, struct error *error)
+{
+    bool copied;
+    int fd = systemd_take_socket(&daemon->sockets, options, is_sibling, &copied);
+
+    if (fd >= 0) {
+        listener_inherit(listener, options, fd, copied);
+        return 0;
+    }
+    if (options->shared && !is_sibling) {
+        int r = check_free(options, error);
+        if (r < 0)
+            return r;
+    }
+    return listener_open(listener, options, error);
+}
+
 static int open_list(struct daemon *daemon, const struct opening *opening, size_t worker,
                      struct listener *listeners, size_t *len, const struct listener *siblings,
                      struct error *error)
@@ -105,13 +128,10 @@ static int open_list(struct daemon *daemon, const struct opening *opening, size_
             .shared = daemon->workers_len > 1 && !opening->first_only,
             .sharing = (uint32_t)worker + 1,
         };
-        int r = 0;
+        int r;
         if (opening->first_only && worker > 0)
             continue;
-        if (options.shared && !siblings)
-            r = check_free(&options, error);
-        if (r == 0)
-            r = listener_open(&listeners[*len], &options, error);
+        r = open_listener(daemon, &options, siblings != NULL, &listeners[*len], error);
         if (r < 0)
             return r;
         if (worker == 0)
@@ -181,7 +201,7 @@ static int open_http(struct daemon *daemon, struct error *error)
 
     if (options.address[0] == '\0')
         return 0;
-    r = listener_open(&daemon->http_listener, &options, error);
+    r = open_listener(daemon, &options, false, &daemon->http_listener, error);
     if (r < 0)
         return error_prefix(error, r, "'listen.http'");
     log_event(LOG_LEVEL_INFO, "listening", "kind=http address=%s", daemon->http_listener.name);
@@ -258,22 +278,20 @@ static void on_stop(evutil_socket_t fd, short events, void *data)
         return;
     daemon->view.stopping = true;
     log_event(LOG_LEVEL_INFO, "stopping", "signal=%d", (int)fd);
+    systemd_notify("STOPPING=1\nSTATUS=storing what is left");
     for (size_t i = 0; i < daemon->workers_len; i++)
         worker_shut(daemon->workers[i]);
     if (daemon->increments)
         increments_stop(daemon->increments);
 }
 
-static void on_reload(evutil_socket_t fd, short events, void *data)
+static void reload(struct daemon *daemon)
 {
-    struct daemon *daemon = data;
     struct pipeline_limits limits;
     struct config *config;
     struct error error;
     char names[512];
 
-    (void)fd;
-    (void)events;
     if (config_load(daemon->path, &config, &error) < 0) {
         log_error(LOG_LEVEL_ERROR, "reload_refused", &error);
         log_event(LOG_LEVEL_WARN, "reload_refused", "hint=\"the configuration stays as it was\"");
@@ -293,6 +311,43 @@ static void on_reload(evutil_socket_t fd, short events, void *data)
     config_free(config);
     log_event(LOG_LEVEL_INFO, "reloaded", "coalesce_ms=%" PRId64 " keys_max=%zu history_bytes=%zu",
               limits.coalesce_ms, limits.keys_max, limits.history_bytes);
+}
+
+static void on_reload(evutil_socket_t fd, short events, void *data)
+{
+    (void)fd;
+    (void)events;
+    systemd_notify("RELOADING=1");
+    reload(data);
+    systemd_notify("READY=1");
+}
+
+/* Only when every worker's loop turns; while they stop, they end one by one. */
+static void on_watchdog(evutil_socket_t fd, short events, void *data)
+{
+    struct daemon *daemon = data;
+    bool alive = true;
+
+    (void)fd;
+    (void)events;
+    for (size_t i = 0; i < daemon->workers_len; i++)
+        alive = worker_is_alive(daemon->workers[i]) && alive;
+    if (alive || daemon->view.stopping)
+        systemd_notify("WATCHDOG=1");
+}
+
+/* Asked three times in its interval, so that a slow turn is not taken for a dead one. */
+static int feed_watchdog(struct daemon *daemon, struct error *error)
+{
+    int64_t ms = systemd_watchdog_ms() / 3;
+    struct timeval interval = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000};
+
+    if (ms == 0)
+        return 0;
+    daemon->watchdog = event_new(daemon->base, -1, EV_PERSIST, on_watchdog, daemon);
+    if (!daemon->watchdog || event_add(daemon->watchdog, &interval) < 0)
+        return error_set(error, -ENOMEM, "out of memory");
+    return 0;
 }
 
 static void on_worker_done(evutil_socket_t fd, short events, void *data)
@@ -363,6 +418,7 @@ static int start(struct daemon *daemon, struct error *error)
     if (!daemon->base || daemon->done_fd < 0 || !daemon->workers || !daemon->view.stats)
         return error_set(error, -ENOMEM, "out of memory");
     raise_file_limit();
+    systemd_find_sockets(&daemon->sockets);
     r = watch_signals(daemon, error);
     if (r == 0)
         r = open_spool(daemon, error);
@@ -383,7 +439,8 @@ static int start(struct daemon *daemon, struct error *error)
     r = take_over_spool(daemon, error);
     for (size_t i = 0; i < daemon->workers_len && r == 0; i++)
         r = worker_start(daemon->workers[i], error);
-    return r;
+    systemd_tell_unused(&daemon->sockets);
+    return r == 0 ? feed_watchdog(daemon, error) : r;
 }
 
 static void add_rest(struct pipeline_rest *sum, struct pipeline_rest rest)
@@ -439,6 +496,8 @@ static void done(struct daemon *daemon)
             event_free(daemon->signals[i]);
     if (daemon->done)
         event_free(daemon->done);
+    if (daemon->watchdog)
+        event_free(daemon->watchdog);
     if (daemon->base)
         event_base_free(daemon->base);
     if (daemon->done_fd >= 0)
@@ -462,6 +521,7 @@ int daemon_run(struct config *config, const char *path)
     } else {
         log_event(LOG_LEVEL_INFO, "ready", "version=%s namespace=%s workers=%zu", COUNTERD_VERSION,
                   config->namespace, daemon.workers_len);
+        systemd_notify("READY=1\nSTATUS=counting");
         event_base_dispatch(daemon.base);
         /* Answers of the last moment are on their way out. */
         event_base_loop(daemon.base, EVLOOP_NONBLOCK);

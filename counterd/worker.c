@@ -28,6 +28,7 @@ struct worker {
     struct pipeline_limits limits;
     bool shut, stop;
     bool is_shut, is_stopping; /* the worker's own: it has done so */
+    _Atomic bool asked;        /* whether it is alive */
 };
 
 static void on_received(void *context)
@@ -86,6 +87,7 @@ static void on_wake(evutil_socket_t fd, short events, void *data)
     (void)events;
     if (read(fd, &count, sizeof(count)) < 0)
         return;
+    atomic_store(&worker->asked, false);
     pthread_mutex_lock(&worker->lock);
     limits = worker->limits;
     shut = worker->shut;
@@ -251,6 +253,14 @@ void worker_stop(struct worker *worker)
     worker->stop = true;
     pthread_mutex_unlock(&worker->lock);
     tell(worker->wake_fd);
+}
+
+bool worker_is_alive(struct worker *worker)
+{
+    bool alive = !atomic_exchange(&worker->asked, true);
+
+    tell(worker->wake_fd);
+    return alive;
 }
 
 struct pipeline_rest worker_take_rest(struct worker *worker)

@@ -45,6 +45,9 @@ void worker_shut(struct worker *worker);
 /* From another thread, after worker_shut(): read what is queued, store all, stop. done_fd tells when. */
 void worker_stop(struct worker *worker);
 
+/* From another thread: whether its loop has turned since the last call; asks for the next one. */
+bool worker_is_alive(struct worker *worker);
+
 /* What is left in memory of a worker that has stopped. */
 struct pipeline_rest worker_take_rest(struct worker *worker);
 

@@ -26,6 +26,7 @@ THIRD_PARTY = {
     "xxhash.h": {"lib/keyspace.c", "counterd/record.c"},
     "hiredis/": {"counterd/store_redis.c", "flusher/source_redis.c"},
     "libpq-fe.h": {"flusher/postgres.c"},
+    "systemd/": {"counterd/systemd.c"},
     "event2/": {"counterd/daemon.c", "counterd/http.c", "counterd/increments.c", "counterd/pipeline.c",
                 "counterd/receiver.c", "counterd/replay.c", "counterd/sender.c", "counterd/store_redis.c",
                 "counterd/stream.c", "counterd/worker.c"},

@@ -66,7 +66,12 @@ static void log_listening(const struct listener *listener, int64_t asked)
     }
     log_event(LOG_LEVEL_INFO, "listening", "kind=%s address=%s buffer_bytes=%" PRId64, kind, listener->name,
               listener->buffer_bytes);
-    if (listener->buffer_bytes < asked)
+    if (listener->buffer_bytes < asked && listener->inherited)
+        log_event(LOG_LEVEL_WARN, "buffer_clamped",
+                  "kind=%s address=%s asked_bytes=%" PRId64 " got_bytes=%" PRId64
+                  " hint=\"ReceiveBuffer= in the socket unit\"",
+                  kind, listener->name, asked, listener->buffer_bytes);
+    else if (listener->buffer_bytes < asked)
         log_event(LOG_LEVEL_WARN, "buffer_clamped",
                   "kind=%s address=%s asked_bytes=%" PRId64 " got_bytes=%" PRId64
                   " hint=\"sysctl -w net.core.rmem_max=%" PRId64 "\"",

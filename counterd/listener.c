@@ -162,17 +162,29 @@ static int open_unix(struct listener *listener, const struct listener_options *o
     return 0;
 }
 
-/* As large as asked for where we may (SO_RCVBUFFORCE needs CAP_NET_ADMIN), else as the sysctl allows. */
+/* What the kernel holds at most; it doubles what it is given, for its own bookkeeping. */
+static int64_t buffer_bytes(int fd)
+{
+    int bytes = 0;
+    socklen_t len = sizeof(bytes);
+
+    (void)getsockopt(fd, SOL_SOCKET, SO_RCVBUF, &bytes, &len);
+    return bytes / 2;
+}
+
+/* As large as asked for where we may (SO_RCVBUFFORCE needs CAP_NET_ADMIN), else as the sysctl allows. An
+ * inherited socket is never made smaller: it may hold more already, and the manager may do what we may not.
+ */
 static void set_buffer(struct listener *listener, int64_t bytes)
 {
-    int wanted = (int)bytes, got = 0;
-    socklen_t len = sizeof(got);
+    int wanted = (int)bytes;
 
-    if (setsockopt(listener->fd, SOL_SOCKET, SO_RCVBUFFORCE, &wanted, sizeof(wanted)) < 0)
-        (void)setsockopt(listener->fd, SOL_SOCKET, SO_RCVBUF, &wanted, sizeof(wanted));
-    (void)getsockopt(listener->fd, SOL_SOCKET, SO_RCVBUF, &got, &len);
-    /* The kernel doubles what it is given, for its own bookkeeping. */
-    listener->buffer_bytes = got / 2;
+    if (!listener->inherited || buffer_bytes(listener->fd) < bytes) {
+        int r = setsockopt(listener->fd, SOL_SOCKET, SO_RCVBUFFORCE, &wanted, sizeof(wanted));
+        if (r < 0 && !listener->inherited)
+            (void)setsockopt(listener->fd, SOL_SOCKET, SO_RCVBUF, &wanted, sizeof(wanted));
+    }
+    listener->buffer_bytes = buffer_bytes(listener->fd);
 }
 
 /* host:port, with the port that the socket really has, or the path. */

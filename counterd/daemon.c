@@ -456,6 +456,19 @@ static void add_rest(struct pipeline_rest *sum, struct pipeline_rest rest)
     sum->fraction_micros += rest.fraction_micros;
 }
 
+static uint64_t kernel_dropped(const struct daemon *daemon)
+{
+    uint64_t dropped = 0;
+
+    for (size_t i = 0; i < daemon->workers_len; i++) {
+        size_t len;
+        const struct listener *listeners = worker_listeners(daemon->workers[i], &len);
+        for (size_t j = 0; j < len; j++)
+            dropped += counter_get(&listeners[j].dropped);
+    }
+    return dropped;
+}
+
 /* Says what became of everything; returns the exit code. */
 static int report_end(struct daemon *daemon)
 {
@@ -466,10 +479,11 @@ static int report_end(struct daemon *daemon)
         add_rest(&rest, worker_take_rest(daemon->workers[i]));
     if (daemon->increments)
         add_rest(&rest, increments_take_rest(daemon->increments));
-    log_event(LOG_LEVEL_INFO, "stopped", "lines=%" PRIu64 " accepted=%" PRIu64 " appended=%" PRIu64,
+    log_event(LOG_LEVEL_INFO, "stopped",
+              "lines=%" PRIu64 " accepted=%" PRIu64 " appended=%" PRIu64 " kernel_dropped=%" PRIu64,
               status_sum(view, offsetof(struct stats, lines)),
               status_sum(view, offsetof(struct stats, accepted)),
-              status_sum(view, offsetof(struct stats, appended)));
+              status_sum(view, offsetof(struct stats, appended)), kernel_dropped(daemon));
     if (rest.spooled > 0)
         log_event(LOG_LEVEL_WARN, "increments_spooled",
                   "increments=%" PRIu64 " hint=\"they wait in 'spool_dir' for the next start\"",

@@ -147,6 +147,7 @@ static void on_spool_due(evutil_socket_t fd, short events, void *data)
         pipeline->away = false;
     pipeline->spooling = !pipeline->done && (pipeline->away || pipeline_is_crowded(pipeline));
     if (!pipeline->spooling) {
+        pipeline->spool_swapped = false;
         proceed(pipeline);
         return;
     }

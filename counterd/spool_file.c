@@ -256,7 +256,7 @@ int spool_list(int directory, const char *namespace, uint32_t shards, struct spo
         const char *name = entry->d_name;
         char id[ID_LEN + 1];
         uint64_t number;
-        if (name[0] == '.' || strcmp(name, LOCK_NAME) == 0 || ends_with(name, ASIDE_SUFFIX))
+        if (entry->d_type == DT_DIR || strcmp(name, LOCK_NAME) == 0 || ends_with(name, ASIDE_SUFFIX))
             continue;
         r = read_name(name, id, &number) ? check_file(directory, name, namespace, shards, error) : -EBADMSG;
         if (r == -EBADMSG) {

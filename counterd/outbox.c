@@ -30,8 +30,11 @@ struct shard {
 
 struct outbox {
     struct outbox_options options;
-    struct table *table; /* that drains */
+    struct table *table; /* that drains; NULL before the first one */
+    struct table *made;  /* what its keys are fanned out to; drains when it is empty */
     struct table *carry; /* that fills */
+    const struct targets *targets;
+    struct fanout_losses losses;
     size_t history_bytes;
     uint64_t batched_events; /* of batches not yet acknowledged */
     size_t batched;          /* how many those are */
@@ -50,6 +53,11 @@ struct outbox *outbox_new(const struct outbox_options *options)
     if (!outbox)
         return NULL;
     outbox->options = *options;
+    outbox->made = table_new(options->shards, 0);
+    if (!outbox->made) {
+        outbox_free(outbox);
+        return NULL;
+    }
     for (uint32_t i = 0; i < options->shards; i++)
         outbox->shards[i].cursor_seq = 1;
     return outbox;
@@ -68,6 +76,7 @@ void outbox_free(struct outbox *outbox)
         }
         free(outbox->shards[i].held);
     }
+    table_free(outbox->made);
     free(outbox);
 }
 
@@ -79,23 +88,26 @@ static size_t batch_size(const struct batch *batch)
 bool batch_next_entry(const struct batch *batch, size_t *at, struct span *ret_key, int64_t *ret_delta)
 {
     const char *entry = batch->payload + *at;
+    batch_entry_len len;
 
     if (*at == batch->bytes)
         return false;
-    *ret_key = (struct span){entry + 1, (unsigned char)entry[0]};
-    memcpy(ret_delta, entry + 1 + ret_key->len, sizeof(*ret_delta));
-    *at += 1 + ret_key->len + sizeof(*ret_delta);
+    memcpy(&len, entry, sizeof(len));
+    *ret_key = (struct span){entry + sizeof(len), len};
+    memcpy(ret_delta, entry + sizeof(len) + len, sizeof(*ret_delta));
+    *at += sizeof(len) + len + sizeof(*ret_delta);
     return true;
 }
 
 void batch_put_entry(struct batch *batch, struct span key, int64_t delta)
 {
     char *entry = batch->payload + batch->bytes;
+    batch_entry_len len = (batch_entry_len)key.len;
 
-    entry[0] = (char)key.len;
-    memcpy(entry + 1, key.ptr, key.len);
-    memcpy(entry + 1 + key.len, &delta, sizeof(delta));
-    batch->bytes += 1 + key.len + sizeof(delta);
+    memcpy(entry, &len, sizeof(len));
+    memcpy(entry + sizeof(len), key.ptr, key.len);
+    memcpy(entry + sizeof(len) + key.len, &delta, sizeof(delta));
+    batch->bytes += sizeof(len) + key.len + sizeof(delta);
     batch->keys++;
 }
 
@@ -141,16 +153,20 @@ void outbox_set_history_bytes(struct outbox *outbox, size_t history_bytes)
     bound_history(outbox);
 }
 
-void outbox_drain(struct outbox *outbox, struct table *table, struct table *carry)
+void outbox_drain(struct outbox *outbox, struct table *table, struct table *carry,
+                  const struct targets *targets)
 {
     assert(outbox_drained(outbox));
     outbox->table = table;
     outbox->carry = carry;
+    outbox->targets = targets;
+    table_set_keys_max(outbox->made, table_keys_max(table));
 }
 
 bool outbox_drained(const struct outbox *outbox)
 {
-    return outbox->batched == outbox->spooled && (!outbox->table || table_keys(outbox->table) == 0);
+    return outbox->batched == outbox->spooled && (!outbox->table || table_keys(outbox->table) == 0) &&
+           table_keys(outbox->made) == 0;
 }
 
 bool outbox_stored(const struct outbox *outbox)
@@ -158,18 +174,24 @@ bool outbox_stored(const struct outbox *outbox)
     return outbox->batched == 0 && outbox_drained(outbox);
 }
 
-/* A fraction always finds a place: at worst under OVERFLOW_KEY, so that totals hold. */
-static void carry_fraction(struct outbox *outbox, const struct table_item *item, int64_t fraction)
+static struct table *draining_table(const struct outbox *outbox)
 {
-    struct table_item carried = {.key = item->key, .hash = item->hash, .micros = fraction};
+    return outbox->table && table_keys(outbox->table) > 0 ? outbox->table : outbox->made;
+}
 
-    enum table_result result = table_add(outbox->carry, &carried);
+/* A fraction always finds a place: at worst under OVERFLOW_KEY, so that totals hold. While keys are fanned
+ * out it first goes to what is made: two fractions of a key must meet before the table counts as drained, as
+ * they may make a whole. */
+static void carry_fraction(struct outbox *outbox, bool to_made, struct span key, int64_t fraction)
+{
+    enum table_result result = TABLE_FULL;
 
-    if (result != TABLE_OK) {
-        carried.key = span_of(OVERFLOW_KEY);
-        carried.hash = keyspace_hash(carried.key);
-        result = table_add(outbox->carry, &carried);
-    }
+    if (to_made)
+        result = table_carry(outbox->made, key, fraction);
+    if (result != TABLE_OK)
+        result = table_carry(outbox->carry, key, fraction);
+    if (result != TABLE_OK)
+        result = table_carry(outbox->carry, span_of(OVERFLOW_KEY), fraction);
     assert(result == TABLE_OK);
 }
 
@@ -177,16 +199,20 @@ static void carry_fraction(struct outbox *outbox, const struct table_item *item,
  * one that came to 0 is sent, so that its row exists and shows that it was seen. */
 static void fill_batch(struct outbox *outbox, uint32_t shard, struct batch *batch)
 {
+    struct table *table = draining_table(outbox);
+    bool fans_out = table == outbox->table && outbox->targets && outbox->targets->fanouts_len > 0;
     struct table_item item;
 
-    while (batch->keys < outbox->options.batch_keys_max && table_pop(outbox->table, shard, &item)) {
+    while (batch->keys < outbox->options.batch_keys_max && table_pop(table, shard, &item)) {
         int64_t units = item.micros / MICROS_PER_UNIT;
         int64_t fraction = item.micros % MICROS_PER_UNIT;
+        if (fans_out)
+            fan_out(outbox->targets, &item, outbox->made, &outbox->losses);
         if (fraction != 0)
-            carry_fraction(outbox, &item, fraction);
+            carry_fraction(outbox, fans_out, item.key, fraction);
         if (units != 0 || item.events > 0) {
             batch_put_entry(batch, item.key, units);
-            batch->events += item.events;
+            batch->events += table == outbox->table ? item.events : 0;
         }
     }
 }
@@ -218,7 +244,7 @@ static void make_batch(struct outbox *outbox, uint32_t index)
     struct shard *shard = &outbox->shards[index];
     struct batch *batch, *small;
 
-    if (!outbox->table || !table_has(outbox->table, index))
+    if (!table_has(draining_table(outbox), index))
         return;
     /* What is popped must have a place, so the batch is made as large as it can get, and then cut. */
     batch = batch_new(outbox->options.batch_keys_max * BATCH_ENTRY_BYTES_MAX);
@@ -477,13 +503,12 @@ struct outbox_ack outbox_acknowledge(struct outbox *outbox, uint32_t index, uint
     return ack;
 }
 
-void outbox_learn_durable(struct outbox *outbox, uint32_t index, uint64_t durable)
+void outbox_note_durable(struct outbox *outbox, uint32_t index, uint64_t durable)
 {
     struct shard *shard = &outbox->shards[index];
 
-    /* What is in flight is looked at when its own answer comes. */
-    if (!shard->in_flight)
-        learn_durable(outbox, shard, durable);
+    assert(shard->cursor_seq > shard->acknowledged);
+    learn_durable(outbox, shard, durable);
 }
 
 uint64_t outbox_rewind(struct outbox *outbox, uint32_t index, uint64_t last, struct outbox_loss *ret_loss)
@@ -509,12 +534,24 @@ uint64_t outbox_rewind(struct outbox *outbox, uint32_t index, uint64_t last, str
     return from - shard->cursor_seq;
 }
 
+static bool owes(const struct shard *shard)
+{
+    return shard->cursor_seq <= shard->newest_seq;
+}
+
+bool outbox_owes(const struct outbox *outbox)
+{
+    for (uint32_t i = 0; i < outbox->options.shards; i++)
+        if (owes(&outbox->shards[i]))
+            return true;
+    return false;
+}
+
 uint64_t outbox_probe(const struct outbox *outbox, uint32_t index)
 {
     const struct shard *shard = &outbox->shards[index];
-    bool owes = shard->cursor_seq <= shard->newest_seq;
 
-    return owes || shard->newest_seq == shard->durable ? 0 : shard->newest_seq + 1;
+    return owes(shard) || shard->newest_seq == shard->durable ? 0 : shard->newest_seq + 1;
 }
 
 bool outbox_unsend(struct outbox *outbox, uint32_t shard)
@@ -523,6 +560,11 @@ bool outbox_unsend(struct outbox *outbox, uint32_t shard)
 
     outbox->shards[shard].in_flight = false;
     return was_in_flight;
+}
+
+struct fanout_losses outbox_fanout_losses(const struct outbox *outbox)
+{
+    return outbox->losses;
 }
 
 size_t outbox_history_bytes(const struct outbox *outbox)

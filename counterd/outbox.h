@@ -11,19 +11,22 @@
  * fraction that is left of a key is carried into the table that fills;
  * - what is not acknowledged may wait on disk: the caller writes what outbox_spool_next() gives, and hands it
  * back by outbox_load(), in the order in which it was written. A batch that can't be read again is replaced
- * by an empty one, and counted as lost.
+ * by an empty one, and counted as lost;
+ * - what the table's keys are fanned out to is sent behind them, and belongs to the table: it is drained when
+ * both are.
  */
 #ifndef COUNTERD_OUTBOX_H
 #define COUNTERD_OUTBOX_H
 
-#include "lib/keyspace.h"
+#include "counterd/fanout.h"
+#include "lib/member.h"
 #include "lib/table.h"
 
 struct outbox;
 
 struct batch {
     uint64_t seq;
-    uint64_t events;  /* increments behind it */
+    uint64_t events;  /* increments behind it; of what was fanned out, none: they are counted once */
     size_t keys;      /* 0: emptied, but its number is still owed to Redis */
     size_t bytes;     /* of payload */
     char *payload;    /* entries, see batch_next_entry() */
@@ -34,8 +37,9 @@ struct batch {
 /* One piece of the heap, payload behind it; free() ends it. NULL when out of memory. */
 struct batch *batch_new(size_t payload_bytes);
 
-/* A length byte, the key, the delta. */
-#define BATCH_ENTRY_BYTES_MAX (1 + KEY_LEN_MAX + sizeof(int64_t))
+/* The member's length, the member, the delta. */
+typedef uint16_t batch_entry_len;
+#define BATCH_ENTRY_BYTES_MAX (sizeof(batch_entry_len) + MEMBER_LEN_MAX + sizeof(int64_t))
 
 /* Adds an entry, for which there must be room. */
 void batch_put_entry(struct batch *batch, struct span key, int64_t delta);
@@ -55,9 +59,11 @@ void outbox_free(struct outbox *outbox);
 
 void outbox_set_history_bytes(struct outbox *outbox, size_t history_bytes);
 
-/* Starts to drain `table`; fractions go to `carry`. Both are kept, by reference, until outbox_drained() says
- * true and the next call of this. */
-void outbox_drain(struct outbox *outbox, struct table *table, struct table *carry);
+/* Starts to drain `table`, whose keys are fanned out as the targets say (NULL = they are not); fractions go
+ * to `carry`. All three are kept, by reference, until outbox_drained() says true and the next call of this.
+ */
+void outbox_drain(struct outbox *outbox, struct table *table, struct table *carry,
+                  const struct targets *targets);
 
 /* Whether all of the table has been acknowledged, or is on disk: another table may be drained. */
 bool outbox_drained(const struct outbox *outbox);
@@ -83,12 +89,13 @@ struct outbox_ack {
 /* The batch in flight is in Redis (OK or DUP: both mean applied). */
 struct outbox_ack outbox_acknowledge(struct outbox *outbox, uint32_t shard, uint64_t durable);
 
+/* What the shard has sent is in Postgres up to `durable`; as outbox_acknowledge(), without a batch in flight.
+ */
+void outbox_note_durable(struct outbox *outbox, uint32_t shard, uint64_t durable);
+
 /* The seq that a probe should ask for; 0: none is needed, as the shard has nothing that Redis could have
  * forgotten, or the next batch will tell. */
 uint64_t outbox_probe(const struct outbox *outbox, uint32_t shard);
-
-/* A probe was answered: the shard's batches up to `durable` are in Postgres. */
-void outbox_learn_durable(struct outbox *outbox, uint32_t shard, uint64_t durable);
 
 /* What a rollback of Redis took that no history held. */
 struct outbox_loss {
@@ -136,8 +143,15 @@ void outbox_spool_ended(struct outbox *outbox);
 /* Increments in batches that the disk did not give back, since the last call. */
 uint64_t outbox_take_unread(struct outbox *outbox);
 
+/* What fanning out has lost so far. */
+struct fanout_losses outbox_fanout_losses(const struct outbox *outbox);
+
 /* Bytes held by acknowledged batches. */
 size_t outbox_history_bytes(const struct outbox *outbox);
+
+/* Whether a batch waits to be sent or answered; after outbox_rewind() also one that was acknowledged before.
+ */
+bool outbox_owes(const struct outbox *outbox);
 
 /* Increments not yet acknowledged: in the draining table and in batches. */
 uint64_t outbox_pending_events(const struct outbox *outbox);

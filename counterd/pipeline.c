@@ -9,6 +9,7 @@
 #include "lib/decimal.h"
 #include "lib/id.h"
 #include "lib/log.h"
+#include "lib/targets.h"
 
 /* So long Redis may be away before the disk is used, and so often from then on. */
 #define SPOOL_AFTER_MS 1000
@@ -20,6 +21,8 @@
 struct pipeline {
     struct pipeline_options options;
     struct table *tables[2];
+    struct targets *targets[2];        /* by which each is filled and fanned out; references */
+    struct targets *targets_next;      /* for the next table; a reference */
     unsigned filling;                  /* index of the one that fills */
     uint64_t swaps;                    /* so far: the number of the table that fills */
     uint64_t stored;                   /* tables below this number are in Redis */
@@ -59,11 +62,23 @@ static void publish(struct pipeline *pipeline)
     counter_set(&stats->keys, table_keys(pipeline->tables[0]) + table_keys(pipeline->tables[1]));
     counter_set(&stats->table_bytes, table_bytes(pipeline->tables[0]) + table_bytes(pipeline->tables[1]));
     counter_set(&stats->history_bytes, outbox_history_bytes(pipeline->outbox));
+    counter_set(&stats->fanout_overflow, outbox_fanout_losses(pipeline->outbox).overflow);
+    counter_set(&stats->fanout_left_out, outbox_fanout_losses(pipeline->outbox).left_out);
+}
+
+static void fill_table(struct pipeline *pipeline)
+{
+    struct targets **targets = &pipeline->targets[pipeline->filling];
+
+    targets_unref(*targets);
+    *targets = targets_ref(pipeline->targets_next);
+    ingest_set_table(pipeline->options.ingest, filling_table(pipeline), *targets);
 }
 
 static void finish_if_stored(struct pipeline *pipeline)
 {
-    if (!pipeline->finishing || pipeline->done || !outbox_stored(pipeline->outbox) ||
+    if (!pipeline->finishing || pipeline->done || sender_is_probing(pipeline->sender) ||
+        !outbox_stored(pipeline->outbox) || outbox_owes(pipeline->outbox) ||
         table_events(filling_table(pipeline)) > 0)
         return;
     pipeline->done = true;
@@ -101,8 +116,9 @@ static void swap(struct pipeline *pipeline)
         return;
     pipeline->filling ^= 1;
     pipeline->swaps++;
-    ingest_set_table(pipeline->options.ingest, filling_table(pipeline));
-    outbox_drain(pipeline->outbox, pipeline->tables[pipeline->filling ^ 1], filling_table(pipeline));
+    fill_table(pipeline);
+    outbox_drain(pipeline->outbox, pipeline->tables[pipeline->filling ^ 1], filling_table(pipeline),
+                 pipeline->targets[pipeline->filling ^ 1]);
     pipeline->options.on_room(pipeline->options.context);
     sender_send(pipeline->sender);
 }
@@ -203,7 +219,7 @@ static void on_ready(void *context)
     proceed(pipeline);
 }
 
-static void on_lost(void *context, enum store_state state, const struct error *error)
+static void on_lost(void *context, enum link_state state, const struct error *error)
 {
     struct pipeline *pipeline = context;
     char quoted[LOG_TEXT_BYTES];
@@ -211,8 +227,8 @@ static void on_lost(void *context, enum store_state state, const struct error *e
     pipeline->away = true;
     if (pipeline->spool && !event_pending(pipeline->spool_due, EV_TIMEOUT, NULL))
         arm(pipeline->spool_due, SPOOL_AFTER_MS);
-    log_event(state == STORE_MISFIT ? LOG_LEVEL_ERROR : LOG_LEVEL_WARN,
-              state == STORE_MISFIT ? "redis_misfit" : "redis_lost",
+    log_event(state == LINK_MISFIT ? LOG_LEVEL_ERROR : LOG_LEVEL_WARN,
+              state == LINK_MISFIT ? "redis_misfit" : "redis_lost",
               "error=%s hint=\"counting goes on%s\" pending_increments=%" PRIu64 " keys=%zu",
               log_quote(quoted, span_of(error->text)), pipeline->spool ? "" : " in memory",
               table_events(filling_table(pipeline)) + outbox_pending_events(pipeline->outbox),
@@ -233,7 +249,7 @@ static void on_reply(void *context, bool applied)
 struct pipeline_limits pipeline_limits_of(const struct config *config)
 {
     return (struct pipeline_limits){config->coalesce_ms, (size_t)config->keys_max,
-                                    (size_t)config->history_bytes};
+                                    (size_t)config->history_bytes, config->targets};
 }
 
 static bool set_up_spool(struct pipeline *pipeline)
@@ -300,7 +316,8 @@ struct pipeline *pipeline_new(const struct pipeline_options *options)
         pipeline_free(pipeline);
         return NULL;
     }
-    ingest_set_table(options->ingest, filling_table(pipeline));
+    pipeline->targets_next = targets_ref(limits.targets);
+    fill_table(pipeline);
     publish(pipeline);
     return pipeline;
 }
@@ -315,6 +332,9 @@ void pipeline_free(struct pipeline *pipeline)
     spool_free(pipeline->spool);
     table_free(pipeline->tables[0]);
     table_free(pipeline->tables[1]);
+    targets_unref(pipeline->targets[0]);
+    targets_unref(pipeline->targets[1]);
+    targets_unref(pipeline->targets_next);
     for (size_t i = 0; i < ARRAY_LEN(timers); i++)
         if (*timers[i])
             event_free(*timers[i]);
@@ -328,6 +348,11 @@ void pipeline_set_limits(struct pipeline *pipeline, const struct pipeline_limits
     table_set_keys_max(pipeline->tables[0], limits->keys_max);
     table_set_keys_max(pipeline->tables[1], limits->keys_max);
     outbox_set_history_bytes(pipeline->outbox, limits->history_bytes);
+    targets_ref(limits->targets);
+    targets_unref(pipeline->targets_next);
+    pipeline->targets_next = limits->targets;
+    if (table_events(filling_table(pipeline)) == 0)
+        fill_table(pipeline);
 }
 
 bool pipeline_is_crowded(const struct pipeline *pipeline)
@@ -366,13 +391,10 @@ void pipeline_cancel(struct pipeline *pipeline, struct pipeline_wait *wait)
 
 void pipeline_carry(struct pipeline *pipeline, struct span key, int64_t micros)
 {
-    struct table_item item = {.key = key, .hash = keyspace_hash(key), .micros = micros};
+    struct table *table = filling_table(pipeline);
 
-    if (table_add(filling_table(pipeline), &item) == TABLE_OK)
-        return;
-    item.key = span_of(OVERFLOW_KEY);
-    item.hash = keyspace_hash(item.key);
-    if (table_add(filling_table(pipeline), &item) != TABLE_OK)
+    if (table_carry(table, key, micros) != TABLE_OK &&
+        table_carry(table, span_of(OVERFLOW_KEY), micros) != TABLE_OK)
         log_event(LOG_LEVEL_ERROR, "fractions_dropped", "keys=1 hint=\"out of memory\"");
 }
 
@@ -386,6 +408,7 @@ void pipeline_finish(struct pipeline *pipeline)
         return;
     }
     arm(pipeline->deadline, pipeline->options.config->redis.timeout_ms);
+    (void)sender_probe(pipeline->sender);
     proceed(pipeline);
 }
 
@@ -430,6 +453,7 @@ struct pipeline_rest pipeline_take_rest(struct pipeline *pipeline)
 
     rest.events =
         table_events(filling_table(pipeline)) + outbox_pending_events(pipeline->outbox) - rest.spooled;
+    rest.made = !outbox_drained(pipeline->outbox);
     if (batch)
         rest_of_fractions(pipeline, batch, &rest);
     free(batch);

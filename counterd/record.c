@@ -105,16 +105,20 @@ size_t record_bytes_of(const char fixed[RECORD_FIXED_BYTES])
     return raw.payload_bytes <= RECORD_PAYLOAD_BYTES_MAX ? sizeof(raw) + raw.payload_bytes : 0;
 }
 
-/* A length byte, the key, eight bytes; again and again, to the very end. */
+/* A length, the member, eight bytes; again and again, to the very end. */
 static bool are_entries(struct span payload, uint32_t keys)
 {
     size_t at = 0, count = 0;
 
     while (at < payload.len) {
-        size_t entry_bytes = 1 + (size_t)(unsigned char)payload.ptr[at] + sizeof(int64_t);
-        if (payload.ptr[at] == 0 || entry_bytes > payload.len - at)
+        size_t fixed_bytes = sizeof(batch_entry_len) + sizeof(int64_t), left = payload.len - at;
+        batch_entry_len len;
+        if (left < fixed_bytes)
             return false;
-        at += entry_bytes;
+        memcpy(&len, payload.ptr + at, sizeof(len));
+        if (len == 0 || len > MEMBER_LEN_MAX || len > left - fixed_bytes)
+            return false;
+        at += fixed_bytes + len;
         count++;
     }
     return count == keys;

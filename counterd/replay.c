@@ -45,7 +45,7 @@ static void on_ready(void *context)
 }
 
 /* The workers, who have the same Redis, say it. */
-static void on_lost(void *context, enum store_state state, const struct error *error)
+static void on_lost(void *context, enum link_state state, const struct error *error)
 {
     (void)context;
     (void)state;

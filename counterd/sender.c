@@ -17,6 +17,9 @@
 /* Batches in memory that came back from disk: some for every shard, in the usual order of things. */
 #define LOADED_MAX 256
 
+/* How often a writer asks whether Redis still has what Postgres has not, when nothing else would show it. */
+#define PROBE_MS 5000
+
 /* A shard that Redis refused is asked again so much later. */
 #define REFUSED_RETRY_MS 250
 
@@ -29,7 +32,9 @@ struct sender {
     struct outbox *outbox;
     struct store *store;
     struct event *retry; /* after a refusal */
+    struct event *probe; /* armed while something acknowledged may not be in Postgres yet */
     unsigned in_flight;
+    unsigned probing;              /* shards that have been asked for and not been answered for */
     uint32_t spool_shard;          /* whose turn it is to be written to disk */
     int64_t refused_logged_ms;     /* 0 = never */
     int64_t spool_error_logged_ms; /* 0 = never */
@@ -133,11 +138,38 @@ bool sender_probe(struct sender *sender)
 
     for (uint32_t shard = 0; shard < shards_of(sender); shard++) {
         uint64_t seq = outbox_probe(sender->outbox, shard);
-        any = any || seq > 0;
-        if (seq > 0 && store_ready(sender->store))
-            store_probe(sender->store, shard, sender->writer, outbox_durable(sender->outbox, shard), seq);
+        if (seq == 0)
+            continue;
+        any = true;
+        if (!store_ready(sender->store))
+            continue;
+        sender->probing++;
+        store_probe(sender->store, shard, sender->writer, outbox_durable(sender->outbox, shard), seq);
     }
     return any;
+}
+
+bool sender_is_probing(const struct sender *sender)
+{
+    return sender->probing > 0;
+}
+
+static void arm_probe(struct sender *sender)
+{
+    struct timeval pause = {.tv_sec = PROBE_MS / 1000, .tv_usec = PROBE_MS % 1000 * 1000};
+
+    if (!event_pending(sender->probe, EV_TIMEOUT, NULL))
+        event_add(sender->probe, &pause);
+}
+
+static void on_probe(evutil_socket_t fd, short events, void *data)
+{
+    struct sender *sender = data;
+
+    (void)fd;
+    (void)events;
+    if (sender_probe(sender))
+        arm_probe(sender);
 }
 
 static void on_ready(void *context)
@@ -147,14 +179,12 @@ static void on_ready(void *context)
     atomic_store(&sender->options.stats->redis_ready, true);
     log_event(LOG_LEVEL_INFO, "redis_ready", "writer=%s", sender->writer);
     memset(sender->refused, 0, sizeof(sender->refused));
-    /* It may have come back with less than it had acknowledged. A shard with something to send finds out by
-     * that; the others ask, or it would stay unseen until their next increment. */
     (void)sender_probe(sender);
     sender_send(sender);
     sender->options.on_ready(sender->options.context);
 }
 
-static void on_lost(void *context, enum store_state state, const struct error *error)
+static void on_lost(void *context, enum link_state state, const struct error *error)
 {
     struct sender *sender = context;
     struct stats *stats = sender->options.stats;
@@ -163,7 +193,7 @@ static void on_lost(void *context, enum store_state state, const struct error *e
     for (uint32_t shard = 0; shard < shards_of(sender); shard++)
         if (outbox_unsend(sender->outbox, shard))
             counter_add(&stats->resent_batches, 1);
-    sender->in_flight = 0;
+    sender->in_flight = sender->probing = 0;
     if (atomic_exchange(&stats->redis_ready, false))
         counter_add(&stats->redis_lost, 1);
     sender->options.on_lost(sender->options.context, state, error);
@@ -176,6 +206,7 @@ static void acknowledge(struct sender *sender, uint32_t shard, uint64_t durable)
 
     counter_add(sender->options.replays ? &stats->replayed : &stats->appended, ack.events);
     counter_add(sender->options.replays ? &stats->replayed_batches : &stats->appended_batches, 1);
+    arm_probe(sender);
     if (ack.segment != 0) {
         spool_settle(sender->options.spool, ack.segment);
         publish_spool(sender);
@@ -234,22 +265,20 @@ static void rewind_shard(struct sender *sender, uint32_t shard, uint64_t last)
         tell_loss(sender, shard, &loss);
 }
 
-static void on_gap(void *context, uint32_t shard, uint64_t last)
+static void on_probed(void *context, uint32_t shard, enum store_reply reply, uint64_t seq)
 {
     struct sender *sender = context;
-
     /* A batch that was sent meanwhile will be told the same, and is what the next answer belongs to. */
-    if (outbox_probe(sender->outbox, shard) == 0)
-        return;
-    rewind_shard(sender, shard, last);
-    send_shard(sender, shard);
-}
+    bool idle = outbox_probe(sender->outbox, shard) > 0;
 
-static void on_durable(void *context, uint32_t shard, uint64_t durable)
-{
-    struct sender *sender = context;
-
-    outbox_learn_durable(sender->outbox, shard, durable);
+    sender->probing--;
+    if (idle && reply == STORE_GAP) {
+        rewind_shard(sender, shard, seq);
+        send_shard(sender, shard);
+    } else if (idle && reply == STORE_APPLIED) {
+        outbox_note_durable(sender->outbox, shard, seq);
+    }
+    sender->options.on_reply(sender->options.context, false);
 }
 
 static void on_reply(void *context, uint32_t shard, enum store_reply reply, uint64_t seq, const char *why)
@@ -267,10 +296,15 @@ static void on_reply(void *context, uint32_t shard, enum store_reply reply, uint
     case STORE_REFUSED:
         refuse(sender, shard, why);
         break;
+    case STORE_UNREPLICATED:
+        counter_add(&sender->options.stats->unreplicated, 1);
+        refuse(sender, shard, why);
+        break;
     }
     send_shard(sender, shard);
-    /* The limit on batches in flight may have held other shards up; and what was loaded may have run out. */
-    if (sender->in_flight == IN_FLIGHT_MAX - 1 || outbox_is_away(sender->outbox))
+    /* The limit on batches in flight may have held other shards up, or they have waited for what is fanned
+     * out: that is there once the whole table is on its way. And what was loaded may have run out. */
+    if (sender->in_flight == IN_FLIGHT_MAX - 1 || sender->in_flight == 0 || outbox_is_away(sender->outbox))
         sender_send(sender);
     sender->options.on_reply(sender->options.context, reply == STORE_APPLIED);
 }
@@ -280,7 +314,7 @@ struct sender *sender_new(const struct sender_options *options)
     struct outbox_options outbox = {(uint32_t)options->config->shards, BATCH_KEYS_MAX,
                                     options->history_bytes};
     struct sender *sender = calloc(1, sizeof(*sender));
-    struct store_callbacks callbacks = {sender, on_ready, on_lost, on_reply, on_gap, on_durable};
+    struct store_callbacks callbacks = {sender, on_ready, on_lost, on_reply, on_probed, NULL};
 
     if (!sender)
         return NULL;
@@ -289,7 +323,8 @@ struct sender *sender_new(const struct sender_options *options)
     sender->outbox = outbox_new(&outbox);
     sender->store = store_new(options->base, options->config, BATCH_KEYS_MAX, &callbacks);
     sender->retry = evtimer_new(options->base, on_retry, sender);
-    if (!sender->outbox || !sender->store || !sender->retry) {
+    sender->probe = evtimer_new(options->base, on_probe, sender);
+    if (!sender->outbox || !sender->store || !sender->retry || !sender->probe) {
         sender_free(sender);
         return NULL;
     }
@@ -304,6 +339,8 @@ void sender_free(struct sender *sender)
     outbox_free(sender->outbox);
     if (sender->retry)
         event_free(sender->retry);
+    if (sender->probe)
+        event_free(sender->probe);
     free(sender);
 }
 

@@ -28,7 +28,7 @@ struct sender_options {
     size_t history_bytes;
     void *context;
     void (*on_ready)(void *context);
-    void (*on_lost)(void *context, enum store_state state, const struct error *error);
+    void (*on_lost)(void *context, enum link_state state, const struct error *error);
     void (*on_reply)(void *context, bool applied); /* something may have moved */
 };
 
@@ -44,9 +44,14 @@ bool sender_ready(const struct sender *sender);
 /* Sends all that there is and may be sent now. */
 void sender_send(struct sender *sender);
 
-/* Asks Redis whether it still has all that it was given, where nothing is sent that would show it. Returns
- * whether there is anything left that it could forget. */
+/* Redis may have come back with less than it had acknowledged, and a flusher may have set a shard back to
+ * what Postgres has. A shard with something to send finds out by that; the others ask, or it would stay
+ * unseen until their next increment: when Redis is there again, every few seconds, and by this. Returns
+ * whether any had to. */
 bool sender_probe(struct sender *sender);
+
+/* Whether answers are still to come. */
+bool sender_is_probing(const struct sender *sender);
 
 enum sender_spooled {
     SENDER_SPOOLED_ALL,  /* nothing is left that is not on disk */

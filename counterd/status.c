@@ -35,9 +35,8 @@ static const struct figure appended[] = {
 };
 
 static const struct figure redis[] = {
-    FIGURE("connections_lost", redis_lost),
-    FIGURE("errors", redis_errors),
-    FIGURE("went_back", gaps),
+    FIGURE("connections_lost", redis_lost), FIGURE("errors", redis_errors),
+    FIGURE("unreplicated", unreplicated),   FIGURE("went_back", gaps),
     FIGURE("increments_lost", lost),
 };
 
@@ -48,6 +47,11 @@ static const struct figure spool[] = {
     FIGURE("replayed_increments", replayed),
     FIGURE("replayed_batches", replayed_batches),
     FIGURE("errors", spool_errors),
+};
+
+static const struct figure idempotency[] = {
+    FIGURE("duplicates", idempotent_duplicates),
+    FIGURE("conflicts", idempotent_conflicts),
 };
 
 uint64_t status_sum(const struct status_view *view, size_t stats_offset)
@@ -205,9 +209,12 @@ char *status_json(const struct status_view *view)
     add_number(group, "keys_max", (uint64_t)view->config->keys_max * view->stats_len);
     add_number(group, "bytes", SUM(view, table_bytes));
     add_number(group, "overflow", SUM(view, overflow));
+    add_number(group, "fanout_overflow", SUM(view, fanout_overflow));
+    add_number(group, "fanout_left_out", SUM(view, fanout_left_out));
     add_number(root, "pending", accepted > stored ? accepted - stored : 0);
     add_figures(root, "appended", view, appended, ARRAY_LEN(appended));
     add_figures(root, "spool", view, spool, ARRAY_LEN(spool));
+    add_figures(root, "idempotency", view, idempotency, ARRAY_LEN(idempotency));
     group = add_figures(root, "redis", view, redis, ARRAY_LEN(redis));
     cJSON_AddBoolToObject(group, "ready", redis_ready(view));
     text = cJSON_Print(root);

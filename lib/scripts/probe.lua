@@ -1,7 +1,7 @@
 -- probe: whether a writer's next batch would be taken; read-only, PROTOCOL step "probe".
 --
--- ARGV: writer, seq, known_durable. Returns OK and the writer's durable seq, or GAP and the last seq that
--- is here: then Redis has gone back in time.
+-- ARGV: writer, seq, known_durable. Returns OK and the writer's durable seq; GAP and the last seq that is here: then
+-- Redis has gone back in time, or the shard was reset.
 local writers, durable = KEYS[4], KEYS[5]
 local seq, known = tonumber(ARGV[2]), tonumber(ARGV[3])
 

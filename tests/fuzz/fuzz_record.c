@@ -10,7 +10,7 @@ static void walk(const struct record *record)
     size_t at = 0, keys = 0;
 
     while (batch_next_entry(&record->batch, &at, &key, &delta)) {
-        fuzz_require(key.len >= 1 && key.len <= KEY_LEN_MAX);
+        fuzz_require(key.len >= 1 && key.len <= MEMBER_LEN_MAX);
         keys++;
     }
     fuzz_require(at == record->batch.bytes && keys == record->batch.keys);

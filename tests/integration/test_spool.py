@@ -162,6 +162,18 @@ class Spool(Case):
         self.emptied()
         self.assertEqual(self.redis.accepted(), 12000)
 
+    def test_what_is_fanned_out_goes_along(self):
+        counterd = self.counterd(fanout=[{"match": "view.{id}", "also": ["views"]}], shards=8)
+        self.redis.kill()
+        counterd.send_udp([f"view.{n}:1|c" for n in range(300)])
+        self.spooled(counterd, 300)
+        harness.wait_until(lambda: counterd.status()["table"]["keys"] == 0, what="all on disk")
+        counterd.kill()
+        self.redis.start()
+        self.counterd("again")
+        self.stored({"views": 300, **{f"view.{n}": 1 for n in range(300)}})
+        self.emptied()
+
     def test_sync_waits_for_redis_and_not_for_the_disk(self):
         counterd = self.counterd()
         self.redis.kill()

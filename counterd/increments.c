@@ -173,12 +173,16 @@ static void on_one_done(void *context)
         increments->on_done(increments->context);
 }
 
-struct increments *increments_new(struct event_base *base, const struct config *config, void *context,
-                                  void (*on_done)(void *context))
+struct increments *increments_new(struct event_base *base, const struct config *config, int spool_directory,
+                                  void *context, void (*on_done)(void *context))
 {
     struct increments *increments = calloc(1, sizeof(*increments));
-    struct pipeline_options options = {
-        .base = base, .config = config, .on_tick = on_nothing, .on_room = on_nothing, .on_done = on_one_done};
+    struct pipeline_options options = {.base = base,
+                                       .config = config,
+                                       .spool_directory = spool_directory,
+                                       .on_tick = on_nothing,
+                                       .on_room = on_nothing,
+                                       .on_done = on_one_done};
 
     if (!increments)
         return NULL;

@@ -276,7 +276,8 @@ void receiver_drain(struct receiver *receiver)
         event_del(source->event);
         if (source->look)
             event_del(source->look);
-        drain_source(source);
+        if (!source->listener->inherited)
+            drain_source(source);
     }
     receiver_check_dropped(receiver);
 }

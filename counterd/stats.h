@@ -62,15 +62,19 @@ struct stats {
     counter table_bytes;     /* of both tables; may fall */
     counter appended;        /* increments that are in Redis */
     counter appended_batches;
-    counter resent_batches;        /* sent once more, after a lost connection or a rollback of Redis */
-    counter redis_lost;            /* connections to Redis lost */
-    counter redis_errors;          /* error replies */
-    counter gaps;                  /* times that Redis was found to have gone back */
-    counter lost;                  /* increments that no history held when Redis had gone back */
-    counter unreplicated;          /* appends that too few replicas confirmed in time; sent again */
-    counter idempotent_duplicates; /* requests that had been applied before */
-    counter idempotent_conflicts;  /* requests refused because their key stands for another body */
-    counter history_bytes;         /* of batches not yet known to be in Postgres; may fall */
+    counter resent_batches;             /* sent once more, after a lost connection or a rollback of Redis */
+    counter redis_lost;                 /* connections to Redis lost */
+    counter redis_errors;               /* error replies */
+    counter gaps;                       /* times that Redis was found to have gone back */
+    counter lost;                       /* increments that no history held when Redis had gone back */
+    counter unreplicated;               /* appends that too few replicas confirmed in time; sent again */
+    counter idempotent_duplicates;      /* requests that had been applied before */
+    counter idempotent_conflicts;       /* requests refused because their key stands for another body */
+    counter history_bytes;              /* of batches not yet known to be in Postgres; may fall */
+    counter spooled, spooled_batches;   /* increments and batches written to disk */
+    counter replayed, replayed_batches; /* of an earlier process, out of its spool into Redis */
+    counter spool_bytes;                /* on disk; may fall */
+    counter spool_errors;               /* writes and reads that failed */
     _Atomic bool redis_ready;
     struct samples samples;
 };

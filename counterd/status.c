@@ -40,6 +40,15 @@ static const struct figure redis[] = {
     FIGURE("increments_lost", lost),
 };
 
+static const struct figure spool[] = {
+    FIGURE("bytes", spool_bytes),
+    FIGURE("increments", spooled),
+    FIGURE("batches", spooled_batches),
+    FIGURE("replayed_increments", replayed),
+    FIGURE("replayed_batches", replayed_batches),
+    FIGURE("errors", spool_errors),
+};
+
 static const struct figure idempotency[] = {
     FIGURE("duplicates", idempotent_duplicates),
     FIGURE("conflicts", idempotent_conflicts),
@@ -204,6 +213,7 @@ char *status_json(const struct status_view *view)
     add_number(group, "fanout_left_out", SUM(view, fanout_left_out));
     add_number(root, "pending", accepted > stored ? accepted - stored : 0);
     add_figures(root, "appended", view, appended, ARRAY_LEN(appended));
+    add_figures(root, "spool", view, spool, ARRAY_LEN(spool));
     add_figures(root, "idempotency", view, idempotency, ARRAY_LEN(idempotency));
     group = add_figures(root, "redis", view, redis, ARRAY_LEN(redis));
     cJSON_AddBoolToObject(group, "ready", redis_ready(view));

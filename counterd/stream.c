@@ -398,7 +398,7 @@ void streams_drain(struct streams *streams)
     struct connection *connection, *next;
 
     for (size_t i = 0; i < streams->sources_len; i++) {
-        while (accept_some(&streams->sources[i]))
+        while (!streams->sources[i].listener->inherited && accept_some(&streams->sources[i]))
             ;
         event_free(streams->sources[i].event);
         streams->sources[i].event = NULL;

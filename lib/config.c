@@ -28,7 +28,8 @@ static const struct config_key keys[] = {
     {"coalesce_ms", CONFIG_INTEGER, AT(coalesce_ms), "200", 1, 60000, true, "ms"},
     {"keys_max", CONFIG_INTEGER, AT(keys_max), "1000000", 1, 100000000, true, ""},
     {"history_bytes", CONFIG_INTEGER, AT(history_bytes), "67108864", 0, 1024 * 1024 * MIB, true, "bytes"},
-    {"spool_dir", CONFIG_RESERVED, 0, "\"\"", 0, 0, false, ""},
+    {"spool_dir", CONFIG_TEXT, AT(spool_dir), "", 0, 3900, false, ""},
+    {"spool_bytes", CONFIG_INTEGER, AT(spool_bytes), "1073741824", MIB, 1024 * 1024 * MIB, false, "bytes"},
     {"redis.url", CONFIG_TEXT, AT(redis.url), "redis://127.0.0.1:6379/0", 1, 2048, false, ""},
     {"redis.password_file", CONFIG_TEXT, AT(redis.password_file), "", 0, 4095, false, ""},
     {"redis.timeout_ms", CONFIG_INTEGER, AT(redis.timeout_ms), "5000", 10, 600000, false, "ms"},
@@ -146,17 +147,6 @@ static void read_address(struct reader *reader, const struct config_key *key, co
         set_text(reader, field_of(reader->config, key), item->valuestring);
 }
 
-static void read_reserved(struct reader *reader, const struct config_key *key, const cJSON *item)
-{
-    cJSON *only = cJSON_Parse(key->default_value);
-
-    if (!only)
-        mistake(reader, "out of memory");
-    else if (!cJSON_Compare(item, only, true))
-        mistake(reader, "'%s': this version takes only %s", key->name, key->default_value);
-    cJSON_Delete(only);
-}
-
 static void read_value(struct reader *reader, const struct config_key *key, const cJSON *item)
 {
     switch (key->type) {
@@ -181,9 +171,6 @@ static void read_value(struct reader *reader, const struct config_key *key, cons
         break;
     case CONFIG_FANOUT:
         read_fanouts(reader, item);
-        break;
-    case CONFIG_RESERVED:
-        read_reserved(reader, key, item);
         break;
     }
 }
@@ -338,7 +325,6 @@ static int set_default(struct config *config, const struct config_key *key)
         *(struct targets **)field = targets_new();
         return *(struct targets **)field ? 0 : -ENOMEM;
     case CONFIG_FANOUT:
-    case CONFIG_RESERVED:
         return 0;
     }
     return 0;
@@ -373,6 +359,8 @@ static void check_whole(struct reader *reader)
             break;
         }
     }
+    if (config->spool_dir[0] != '\0' && config->spool_dir[0] != '/')
+        mistake(reader, "'spool_dir' is '%s'; it takes an absolute path", config->spool_dir);
     if (redis_address_parse(config->redis.url, &config->redis.address, &error) < 0)
         mistake(reader, "'redis.url': %s", error.text);
     if (config->redis.password_file[0] != '\0' && config->redis.address.password[0] != '\0')
@@ -565,7 +553,6 @@ static bool values_equal(const struct config *a, const struct config *b, const s
         return lists_equal(field_of(a, key), field_of(b, key));
     case CONFIG_TARGETS:
     case CONFIG_FANOUT:
-    case CONFIG_RESERVED:
         return true;
     }
     return true;

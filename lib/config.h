@@ -35,6 +35,8 @@ struct config {
     int64_t coalesce_ms;
     int64_t keys_max;      /* per worker */
     int64_t history_bytes; /* per worker */
+    char *spool_dir;       /* "" = none */
+    int64_t spool_bytes;   /* per worker */
     struct {
         char *url;
         char *password_file;
@@ -67,7 +69,6 @@ enum config_type {
     CONFIG_PATHS,     /* struct config_list of absolute paths */
     CONFIG_TARGETS,   /* struct targets *, the targets of it */
     CONFIG_FANOUT,    /* the rest of the same */
-    CONFIG_RESERVED,  /* not a choice yet: only the default (JSON) is taken; nothing is stored */
 };
 
 struct config_key {

@@ -98,6 +98,8 @@ static int refuse_connection(const PGconn *connection, const char *const *keywor
     char text[700];
     const char *message = one_line(PQerrorMessage(connection), text, sizeof(text));
 
+    if (strstr(message, "out of memory"))
+        return error_set(error, -ENOMEM, "can't connect to Postgres: %s", message);
     switch (PQpingParams(keywords, values, 1)) {
     case PQPING_OK:
         if (is_crowded(message))

@@ -53,6 +53,8 @@ struct table {
     size_t arena_used; /* of all chunks; what is left over at the end of one counts as used */
     uint32_t shards;
     bool draining;
+    size_t sweep_step; /* slots freed with each key that is taken, from the first on; 0 = its own */
+    size_t swept;      /* so many have been */
     uint32_t overflow_shard;
     struct list lists[]; /* by shard */
 };
@@ -383,9 +385,31 @@ size_t table_add_all(struct table *table, const struct table_item *items, size_t
     return done;
 }
 
-/* Frees the slots from where the key belongs up to the next free one, its own among them. Others' may be too:
- * while the table drains nothing is looked up, and they find theirs free or at the end of such a row. */
-static void free_slots(struct table *table, uint32_t hash)
+/* While a table drains nothing is looked up, so its slots may be freed in any order. Where keys lie close,
+ * the index is swept from one end to the other: to look for each key's own would cost a cache miss. */
+#define SWEEP_STEP_MAX 16
+
+static void start_drain(struct table *table)
+{
+    size_t step = table->mask / table->keys + 1;
+
+    table->draining = true;
+    table->sweep_step = step <= SWEEP_STEP_MAX ? step : 0;
+    table->swept = 0;
+}
+
+static void sweep(struct table *table)
+{
+    size_t left = table->mask + 1 - table->swept;
+    size_t count = left < table->sweep_step ? left : table->sweep_step;
+
+    memset(&table->slots[table->swept], 0, count * sizeof(*table->slots));
+    table->swept += count;
+}
+
+/* From where the key belongs up to the next free one, its own among them. Others' may be too: they find
+ * theirs free or at the end of such a row. */
+static void free_row(struct table *table, uint32_t hash)
 {
     for (size_t i = hash & table->mask; table->slots[i].entry_at != 0; i = (i + 1) & table->mask)
         table->slots[i].entry_at = 0;
@@ -399,7 +423,7 @@ static void prefetch_pops(const struct table *table, const struct list *list)
 {
     if (list->len > ENTRIES_AHEAD)
         __builtin_prefetch(entry_at(table, list->entries_at[list->len - 1 - ENTRIES_AHEAD]));
-    if (list->len > SLOTS_AHEAD) {
+    if (table->sweep_step == 0 && list->len > SLOTS_AHEAD) {
         const struct entry *entry = entry_at(table, list->entries_at[list->len - 1 - SLOTS_AHEAD]);
         __builtin_prefetch(&table->slots[entry->hash & table->mask], 1);
     }
@@ -412,6 +436,8 @@ bool table_pop(struct table *table, uint32_t shard, struct table_item *ret_item)
 
     if (list->len == 0)
         return false;
+    if (!table->draining)
+        start_drain(table);
     prefetch_pops(table, list);
     entry = entry_at(table, list->entries_at[--list->len]);
     *ret_item = (struct table_item){
@@ -420,12 +446,16 @@ bool table_pop(struct table *table, uint32_t shard, struct table_item *ret_item)
         .micros = entry->micros,
         .events = entry->events,
     };
-    free_slots(table, entry->hash);
+    if (table->sweep_step > 0)
+        sweep(table);
+    else
+        free_row(table, entry->hash);
     table->events -= entry->events;
     table->keys--;
-    table->draining = table->keys > 0;
-    if (!table->draining)
+    if (table->keys == 0) {
+        table->draining = false;
         clear_arena(table);
+    }
     return true;
 }
 

@@ -133,7 +133,7 @@ static int job_open(struct job *job, struct error *error)
             r = source_redis_new(config, &job->source, error);
     }
     if (r == 0)
-        r = sink_postgres_new(job->postgres, config->namespace, &job->sink, error);
+        r = sink_postgres_new(job->postgres, config, &job->sink, error);
     return r;
 }
 

@@ -554,6 +554,25 @@ int source_redis_state(struct source_redis *source, uint32_t shard, struct shard
     return r;
 }
 
+int source_redis_forget(struct source_redis *source, uint32_t shard, const char *const *writers,
+                        size_t writers_len, struct error *error)
+{
+    static const enum shard_key hashes[] = {SHARD_KEY_WRITERS, SHARD_KEY_DURABLE};
+    const char **words = calloc(2 + writers_len + 1, sizeof(*words));
+    struct shard_keys keys;
+    int r = words ? settle(source, error) : error_set(error, -ENOMEM, "out of memory");
+
+    keyspace_shard_keys(&keys, source->config->namespace, shard);
+    for (size_t i = 0; i < ARRAY_LEN(hashes) && r == 0; i++) {
+        words[0] = "HDEL";
+        words[1] = keys.name[hashes[i]];
+        memcpy(words + 2, writers, writers_len * sizeof(*words));
+        r = redis_command(source->redis, words, NULL, error);
+    }
+    free(words);
+    return r;
+}
+
 /* An audit adds up this many members of a set at most in one go: a few milliseconds. */
 #define AUDIT_MEMBERS "4000"
 

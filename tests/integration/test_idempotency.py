@@ -10,6 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import harness
+from test_rollback import RollbackCase
 
 LINES = [f"key.{n}:{n}|c" for n in range(1, 41)]  # in all shards
 SUMS = {f"key.{n}": n for n in range(1, 41)}
@@ -179,6 +180,146 @@ class Idempotency(harness.Case):
         self.assertTrue(stop.is_set())
         self.assertEqual(counterd.wait(), harness.EXIT_OK)
         self.assertEqual(self.redis.pending(), SUMS)
+
+
+class Vector(RollbackCase):
+    """What Postgres keeps of a key, in one shard: what for, how long, at what size."""
+
+    def setUp(self):
+        super().setUp()
+        self.config["shards"] = 1
+
+    def ready(self, name="counterd", **changes):
+        counterd = self.counterd(name, **changes)
+        harness.wait_until(lambda: counterd.http("/readyz")[0] == 200, what="ready")
+        return counterd
+
+    def rows(self):
+        return int(self.query("select count(*) from counterd.writers where starts_with(writer, 'once:')")[0][0])
+
+    def roll_back_under(self, counterd, backup):
+        lost = len(counterd.events("redis_lost"))
+        self.roll_back(backup)
+        counterd.wait_event("redis_lost", lost + 1)
+        harness.wait_until(lambda: counterd.http("/readyz")[0] == 200, what="ready again")
+
+    def post(self, counterd, key, lines):
+        """Redis may be away for a moment still."""
+        return harness.wait_until(lambda: (lambda reply: reply[0] == 200 and reply)(post(counterd, key, lines)),
+                                  what=f"{key} is taken")
+
+    def forget_and_retry(self, after, **idempotency):
+        """Redis goes back to before the request, or to before it was flushed, and its client sends it once more."""
+        counterd = self.ready(idempotency=idempotency)
+        self.post(counterd, "first", ["a:1|c"])
+        before = self.backup()
+        self.assertEqual(self.post(counterd, "k", ["a:10|c"])[1]["accepted"], 1)
+        backup = self.backup() if after else before
+        self.flush()
+        self.roll_back_under(counterd, backup)
+        self.assertEqual("duplicate" in self.post(counterd, "k", ["a:10|c"])[1], after)
+        self.flush(code=None)
+        return self.counters()
+
+    def test_a_rollback_and_a_retry_double_nothing(self):
+        self.assertEqual(self.forget_and_retry(after=False), {"a": 11})
+        self.audit()
+
+    def test_a_rollback_alone_doubles_nothing(self):
+        self.assertEqual(self.forget_and_retry(after=True), {"a": 11})
+        self.audit()
+
+    def test_left_out(self):
+        """Smaller, and good for everything but a rollback."""
+        config = self.write_config("flusher.json", idempotency={"vector": False})
+        counterd = self.ready()
+        for n in range(3):
+            self.post(counterd, f"k{n}", ["a:1|c"])
+            self.flush(config=config)
+            self.assertIn("duplicate", self.post(counterd, f"k{n}", ["a:1|c"])[1])
+        self.assertEqual((self.rows(), self.counters()), (0, {"a": 3}))
+        self.assertEqual(self.query("select identity from counterd.ledger"), [['{"once": [1, 1]}']] * 3)
+        self.audit()
+
+    def mix(self):
+        """Old and new together, so that the shard is reset to what Postgres has."""
+        counterd = self.ready(idempotency={"ttl_s": 2})
+        before = self.backup()
+        self.post(counterd, "k", ["a:1|c"])
+        self.flush()
+        self.roll_back_under(counterd, before)
+        self.post(counterd, "k", ["a:1|c"])
+        self.post(counterd, "new", ["a:100|c"])
+        self.flush(code=harness.EXIT_TEMPFAIL)
+        self.assertEqual(self.redis.call("HLEN", "{counterd:0}:writers"), 1)
+        return counterd
+
+    def test_after_a_reset_redis_knows_what_postgres_has(self):
+        counterd = self.mix()
+        for key in self.redis.call("KEYS", "{counterd:0}:token:*"):
+            self.redis.call("DEL", key)
+        self.assertIn("duplicate", self.post(counterd, "k", ["a:1|c"])[1])
+        self.flush()
+        self.assertEqual(self.counters(), {"a": 1})
+        self.assertEqual(len(self.quarantine()), 1)
+
+    def test_pruned_on_both_sides(self):
+        self.mix()
+        self.flush(config=self.write_config("long.json", idempotency={"ttl_s": 1, "rollback_s": 3600}))
+        self.assertEqual(self.rows(), 1)
+        short = self.write_config("short.json", idempotency={"ttl_s": 1, "rollback_s": 0})
+        harness.wait_until(lambda: self.redis.call("EXISTS", "{counterd:0}:token:k") == 0, what="the marker goes")
+        self.flush(config=short)
+        self.assertEqual(self.rows(), 1)  # what waits in quarantine is judged by it
+        self.drop_quarantine()
+        self.flush(config=short)
+        self.assertEqual(self.rows(), 0)
+        self.assertEqual(self.redis.call("EXISTS", "{counterd:0}:writers", "{counterd:0}:durable"), 0)
+
+    def test_forgotten_in_time(self):
+        """The marker goes by itself, the row later; then the key is a new one."""
+        idempotency = {"ttl_s": 1, "rollback_s": 1}
+        config = self.write_config("flusher.json", idempotency=idempotency)
+        counterd = self.ready(idempotency=idempotency)
+        self.post(counterd, "k", ["a:1|c"])
+        self.flush(config=config)
+        self.assertEqual(self.rows(), 1)
+        harness.wait_until(lambda: self.redis.call("EXISTS", "{counterd:0}:token:k") == 0, what="the marker goes")
+        harness.wait_until(lambda: self.flush(config=config) and self.rows() == 0, what="the row goes")
+        self.assertNotIn("duplicate", self.post(counterd, "k", ["a:1|c"])[1])
+        self.flush(config=config)
+        self.assertEqual(self.counters(), {"a": 2})
+
+    def drop_quarantine(self):
+        for row in self.quarantine():
+            self.flusher("quarantine", "drop", str(row["id"]))
+
+    def append_many(self, count):
+        """What counterd sends, without its HTTP."""
+        script = (harness.ROOT / "lib" / "scripts" / "append.lua").read_text()
+        sha1 = self.redis.call("SCRIPT", "LOAD", script)
+        for n in range(count):
+            self.assertEqual(self.redis.call("EVALSHA", sha1, 8, *self.shard_keys(0), f"{{counterd:0}}:token:{n}",
+                                             f"once:{n:032x}", 1, 0, 1, "digest", 3600, f"key.{n % 100}", 1)[0], b"OK")
+
+    def test_ten_thousand_in_a_generation(self):
+        counterd = self.ready()
+        before = self.backup()
+        self.append_many(10000)
+        self.flush()
+        self.assertEqual((self.rows(), self.counters()), (10000, {f"key.{n}": 100 for n in range(100)}))
+        self.assertEqual(self.query("select identity from counterd.ledger"), [['{"once": [1, 10000]}']])
+        self.audit()
+        self.roll_back_under(counterd, before)
+        self.append_many(10001)
+        self.flush(code=harness.EXIT_TEMPFAIL)
+        self.assertEqual(self.redis.call("HLEN", "{counterd:0}:writers"), 10000)
+        self.assertEqual(len(self.quarantine()), 1)
+        self.assertEqual(self.counters(), {f"key.{n}": 100 for n in range(100)})
+        short = self.write_config("short.json", idempotency={"ttl_s": 1, "rollback_s": 0})
+        self.drop_quarantine()
+        harness.wait_until(lambda: self.flush(config=short) and self.rows() == 0, what="the rows go")
+        self.assertEqual(self.redis.call("EXISTS", "{counterd:0}:writers", "{counterd:0}:durable"), 0)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 | client | acknowledged by | repeats | so its rows are |
 |---|---|---|---|
 | keyed | 200, by Idempotency-Key | until it is | exactly what it sent |
+| late  | the same, while Redis goes back in time: then Redis may forget it for good | until it is | at most what it sent |
 | sync  | SYNCED                  | never       | between acknowledged and sent |
 | post  | 200                     | never       | between acknowledged and sent |
 | udp   | nothing                 | never       | at most what it sent |
@@ -83,6 +84,9 @@ class Post(Client):
 
 
 class Keyed(Post):
+    def acknowledge(self, name, deltas):
+        self.oracle.acknowledge(self.name, name, deltas)
+
     def batch(self, name, deltas):
         self.oracle.send(self.name, name, deltas)
         while not self.world.over.is_set():
@@ -91,13 +95,19 @@ class Keyed(Post):
             except Unanswered as why:
                 code = why
             if code == 200:
-                self.oracle.acknowledge(self.name, name, deltas)
+                self.acknowledge(name, deltas)
                 return
             if isinstance(code, int) and code not in (429, 503):
                 raise AssertionError(f"{name}: answered {code}")
             self.oracle.give_up(self.name, f"{name} for now", deltas, code)
             self.world.over.wait(self.dice.uniform(0.01, 0.2))
         raise AssertionError(f"{name} was never acknowledged")
+
+
+class Late(Keyed):
+    def acknowledge(self, name, deltas):
+        """Nobody has it in a history."""
+        self.oracle.give_up(self.name, name, deltas, "200")
 
 
 class Sync(Client):

@@ -8,10 +8,13 @@
 #include <sys/queue.h>
 
 #include "counterd/answer.h"
+#include "counterd/fanout.h"
 #include "counterd/ingest.h"
 #include "counterd/store.h"
 #include "lib/clock.h"
 #include "lib/log.h"
+#include "lib/member.h"
+#include "lib/targets.h"
 
 /* Each may hold a megabyte. */
 #define UNDER_WAY_MAX 256
@@ -23,9 +26,11 @@ struct idempotent {
     struct event_base *base;
     const struct config *config;
     struct stats *stats; /* for all to see */
-    struct stats parsed; /* of the request that is being parsed; the table is its too */
+    /* Of the request that is being parsed: its counts, what its lines add up to, and that with what is fanned
+     * out. */
+    struct stats parsed;
     struct ingest *ingest;
-    struct table *table;
+    struct table *lines, *table;
     struct store *store;
     void *context;
     void (*on_done)(void *context);
@@ -224,13 +229,53 @@ static void on_close(struct evhttp_connection *connection, void *data)
 
 /* --- a request --- */
 
-static void forget_parsed(struct idempotent *idempotent)
+static void empty(struct table *table)
 {
     struct table_item item;
 
-    for (uint32_t shard = 0; shard < idempotent->config->shards; shard++)
-        while (table_pop(idempotent->table, shard, &item))
+    for (uint32_t shard = 0; shard < table_shards(table); shard++)
+        while (table_pop(table, shard, &item))
             ;
+}
+
+static bool refuse_keys(struct evhttp_request *request)
+{
+    char why[160];
+
+    snprintf(why, sizeof(why),
+             "more than %d different keys in a request with an Idempotency-Key; nothing was counted",
+             ONCE_KEYS_MAX);
+    answer_error(request, ANSWER_TOO_LARGE, NULL, why);
+    return false;
+}
+
+/* Moves what the lines add up to into the table of what goes to Redis, and fans it out there. False when the
+ * request has been refused. */
+static bool spread(struct idempotent *idempotent, struct evhttp_request *request)
+{
+    const struct targets *targets = idempotent->config->targets;
+    struct fanout_losses losses = {0};
+    struct table_item item;
+
+    for (uint32_t shard = 0; shard < table_shards(idempotent->lines); shard++) {
+        while (table_pop(idempotent->lines, shard, &item)) {
+            enum table_result result;
+            item.hash = member_hash_of(item.key, table_shards(idempotent->table));
+            result = table_add(idempotent->table, &item);
+            if (result == TABLE_OK)
+                fan_out(targets, &item, idempotent->table, &losses);
+            if (result == TABLE_FULL || losses.overflow > 0)
+                return refuse_keys(request);
+            losses.left_out += result == TABLE_RANGE;
+        }
+    }
+    if (losses.left_out > 0)
+        answer_error(
+            request, ANSWER_UNPROCESSABLE, NULL,
+            "'fanout' makes a key of it that is too long, or whose sum is out of range; nothing was counted");
+    else if (table_keys(idempotent->table) > ONCE_KEYS_MAX)
+        return refuse_keys(request);
+    return losses.left_out == 0;
 }
 
 /* A batch of its own can't carry a fraction until the next one. */
@@ -259,13 +304,8 @@ static bool parse(struct idempotent *idempotent, struct evhttp_request *request,
             return false;
         }
         tally_add(tally, ingest_line(idempotent->ingest, line));
-        if (table_keys(idempotent->table) > ONCE_KEYS_MAX) {
-            snprintf(why, sizeof(why),
-                     "more than %d different keys in a request with an Idempotency-Key; nothing was counted",
-                     ONCE_KEYS_MAX);
-            answer_error(request, ANSWER_TOO_LARGE, NULL, why);
-            return false;
-        }
+        if (table_keys(idempotent->lines) > ONCE_KEYS_MAX)
+            return refuse_keys(request);
     }
     return true;
 }
@@ -353,11 +393,13 @@ void idempotent_post(struct idempotent *idempotent, struct evhttp_request *reque
                      "too many requests wait to be stored; nothing was counted");
     } else {
         counter_add(&idempotent->stats->bytes, options.body.len);
-        if (parse(idempotent, request, options.body, &tally)) {
+        ingest_set_table(idempotent->ingest, idempotent->lines, idempotent->config->targets);
+        if (parse(idempotent, request, options.body, &tally) && spread(idempotent, request)) {
             ingest_publish(idempotent->ingest);
             begin(idempotent, request, &options, &tally);
         }
-        forget_parsed(idempotent);
+        empty(idempotent->lines);
+        empty(idempotent->table);
         forget_counts(idempotent);
     }
 }
@@ -379,13 +421,13 @@ struct idempotent *idempotent_new(struct event_base *base, const struct config *
     stats_init(&idempotent->parsed);
     idempotent->ingest = ingest_new(&idempotent->parsed);
     /* One more than may be, so that the one too many is seen, and counts nowhere else. */
+    idempotent->lines = table_new((uint32_t)config->shards, ONCE_KEYS_MAX + 1);
     idempotent->table = table_new((uint32_t)config->shards, ONCE_KEYS_MAX + 1);
     idempotent->store = store_new(base, config, ONCE_KEYS_MAX, &callbacks);
-    if (!idempotent->ingest || !idempotent->table || !idempotent->store) {
+    if (!idempotent->ingest || !idempotent->lines || !idempotent->table || !idempotent->store) {
         idempotent_free(idempotent);
         return NULL;
     }
-    ingest_set_table(idempotent->ingest, idempotent->table);
     return idempotent;
 }
 
@@ -400,6 +442,7 @@ void idempotent_free(struct idempotent *idempotent)
     while ((attempt = LIST_FIRST(&idempotent->under_way)))
         attempt_free(attempt);
     ingest_free(idempotent->ingest);
+    table_free(idempotent->lines);
     table_free(idempotent->table);
     stats_done(&idempotent->parsed);
     free(idempotent);

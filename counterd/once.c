@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "lib/decimal.h"
+#include "lib/member.h"
 
 bool once_read_token(const char *header, char ret_token[TOKEN_LEN_MAX + 1])
 {
@@ -74,7 +75,7 @@ struct once *once_new(const struct once_options *options)
 
     if (once) {
         /* A key is as long as it may be only rarely: what is not touched costs nothing. */
-        once->keys = malloc(keys * KEY_LEN_MAX + 1);
+        once->keys = malloc(keys * MEMBER_LEN_MAX + 1);
         once->items = calloc(keys + 1, sizeof(*once->items));
         once->parts = calloc(options->shards, sizeof(*once->parts));
     }

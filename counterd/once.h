@@ -83,8 +83,9 @@ enum once_outcome {
     ONCE_UNKNOWN,
 };
 
-/* What became of a part that was sent. Returns how many increments are in Redis now by this request; of a part
- * that is found after its answer was lost, that is a guess, as an earlier request may have brought it. */
+/* What became of a part that was sent. Returns how many increments are in Redis now by this request; of a
+ * part that is found after its answer was lost, that is a guess, as an earlier request may have brought it.
+ */
 uint64_t once_tell(struct once *once, struct once_part *part, enum once_outcome outcome);
 
 /* Whether no part is on its way. */

@@ -8,18 +8,21 @@
  * - acknowledged batches stay in a history until Redis says that they are in Postgres, so that they can be
  * sent again when Redis turns out to have gone back in time. The history is bounded by history_bytes: beyond
  * it the oldest batches are emptied, and if it comes to that, counted as lost. Only whole units are sent; the
- * fraction that is left of a key is carried into the table that fills.
+ * fraction that is left of a key is carried into the table that fills;
+ * - what the table's keys are fanned out to is sent behind them, and belongs to the table: it is drained when
+ * both are.
  */
 #ifndef COUNTERD_OUTBOX_H
 #define COUNTERD_OUTBOX_H
 
+#include "counterd/fanout.h"
 #include "lib/table.h"
 
 struct outbox;
 
 struct batch {
     uint64_t seq;
-    uint64_t events; /* increments behind it */
+    uint64_t events; /* increments behind it; of what was fanned out, none: they are counted once */
     size_t keys;     /* 0: emptied, but its number is still owed to Redis */
     size_t bytes;    /* of payload */
     char *payload;   /* entries, see batch_next_entry() */
@@ -41,9 +44,11 @@ void outbox_free(struct outbox *outbox);
 
 void outbox_set_history_bytes(struct outbox *outbox, size_t history_bytes);
 
-/* Starts to drain `table`; fractions go to `carry`. Both are kept, by reference, until outbox_drained() says
- * true and the next call of this. */
-void outbox_drain(struct outbox *outbox, struct table *table, struct table *carry);
+/* Starts to drain `table`, whose keys are fanned out as the targets say (NULL = they are not); fractions go
+ * to `carry`. All three are kept, by reference, until outbox_drained() says true and the next call of this.
+ */
+void outbox_drain(struct outbox *outbox, struct table *table, struct table *carry,
+                  const struct targets *targets);
 
 /* Whether all of the table has been acknowledged. */
 bool outbox_drained(const struct outbox *outbox);
@@ -81,6 +86,9 @@ uint64_t outbox_rewind(struct outbox *outbox, uint32_t shard, uint64_t last, str
 /* What became of the shard's batch in flight is unknown, or Redis refused it for now: it will be sent again.
  * Returns whether one was in flight. */
 bool outbox_unsend(struct outbox *outbox, uint32_t shard);
+
+/* What fanning out has lost so far. */
+struct fanout_losses outbox_fanout_losses(const struct outbox *outbox);
 
 /* Bytes held by acknowledged batches. */
 size_t outbox_history_bytes(const struct outbox *outbox);

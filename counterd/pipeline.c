@@ -9,6 +9,7 @@
 #include "lib/clock.h"
 #include "lib/id.h"
 #include "lib/log.h"
+#include "lib/targets.h"
 
 /* An append of so many members holds Redis for two to three milliseconds. */
 #define BATCH_KEYS_MAX 1000
@@ -29,6 +30,8 @@
 struct pipeline {
     struct pipeline_options options;
     struct table *tables[2];
+    struct targets *targets[2];        /* by which each is filled and fanned out; references */
+    struct targets *targets_next;      /* for the next table; a reference */
     unsigned filling;                  /* index of the one that fills */
     uint64_t swaps;                    /* so far: the number of the table that fills */
     TAILQ_HEAD(, pipeline_wait) waits; /* in the order of their tables */
@@ -67,6 +70,17 @@ static void publish(struct pipeline *pipeline)
     counter_set(&stats->keys, table_keys(pipeline->tables[0]) + table_keys(pipeline->tables[1]));
     counter_set(&stats->table_bytes, table_bytes(pipeline->tables[0]) + table_bytes(pipeline->tables[1]));
     counter_set(&stats->history_bytes, outbox_history_bytes(pipeline->outbox));
+    counter_set(&stats->fanout_overflow, outbox_fanout_losses(pipeline->outbox).overflow);
+    counter_set(&stats->fanout_left_out, outbox_fanout_losses(pipeline->outbox).left_out);
+}
+
+static void fill_table(struct pipeline *pipeline)
+{
+    struct targets **targets = &pipeline->targets[pipeline->filling];
+
+    targets_unref(*targets);
+    *targets = targets_ref(pipeline->targets_next);
+    ingest_set_table(pipeline->options.ingest, filling_table(pipeline), *targets);
 }
 
 static void finish_if_stored(struct pipeline *pipeline)
@@ -124,8 +138,9 @@ static void swap(struct pipeline *pipeline)
         return;
     pipeline->filling ^= 1;
     pipeline->swaps++;
-    ingest_set_table(pipeline->options.ingest, filling_table(pipeline));
-    outbox_drain(pipeline->outbox, pipeline->tables[pipeline->filling ^ 1], filling_table(pipeline));
+    fill_table(pipeline);
+    outbox_drain(pipeline->outbox, pipeline->tables[pipeline->filling ^ 1], filling_table(pipeline),
+                 pipeline->targets[pipeline->filling ^ 1]);
     pipeline->options.on_room(pipeline->options.context);
     send_all(pipeline);
 }
@@ -333,8 +348,9 @@ static void on_reply(void *context, uint32_t shard, enum store_reply reply, uint
         break;
     }
     send_shard(pipeline, shard);
-    /* The limit on batches in flight may have held other shards up. */
-    if (pipeline->in_flight == IN_FLIGHT_MAX - 1)
+    /* The limit on batches in flight may have held other shards up, or they have waited for what is fanned
+     * out: that is there once the whole table is on its way. */
+    if (pipeline->in_flight == IN_FLIGHT_MAX - 1 || pipeline->in_flight == 0)
         send_all(pipeline);
     proceed(pipeline);
 }
@@ -342,7 +358,7 @@ static void on_reply(void *context, uint32_t shard, enum store_reply reply, uint
 struct pipeline_limits pipeline_limits_of(const struct config *config)
 {
     return (struct pipeline_limits){config->coalesce_ms, (size_t)config->keys_max,
-                                    (size_t)config->history_bytes};
+                                    (size_t)config->history_bytes, config->targets};
 }
 
 struct pipeline *pipeline_new(const struct pipeline_options *options)
@@ -374,7 +390,8 @@ struct pipeline *pipeline_new(const struct pipeline_options *options)
         pipeline_free(pipeline);
         return NULL;
     }
-    ingest_set_table(options->ingest, filling_table(pipeline));
+    pipeline->targets_next = targets_ref(limits.targets);
+    fill_table(pipeline);
     publish(pipeline);
     return pipeline;
 }
@@ -389,6 +406,9 @@ void pipeline_free(struct pipeline *pipeline)
     outbox_free(pipeline->outbox);
     table_free(pipeline->tables[0]);
     table_free(pipeline->tables[1]);
+    targets_unref(pipeline->targets[0]);
+    targets_unref(pipeline->targets[1]);
+    targets_unref(pipeline->targets_next);
     for (size_t i = 0; i < ARRAY_LEN(timers); i++)
         if (*timers[i])
             event_free(*timers[i]);
@@ -402,6 +422,11 @@ void pipeline_set_limits(struct pipeline *pipeline, const struct pipeline_limits
     table_set_keys_max(pipeline->tables[0], limits->keys_max);
     table_set_keys_max(pipeline->tables[1], limits->keys_max);
     outbox_set_history_bytes(pipeline->outbox, limits->history_bytes);
+    targets_ref(limits->targets);
+    targets_unref(pipeline->targets_next);
+    pipeline->targets_next = limits->targets;
+    if (table_events(filling_table(pipeline)) == 0)
+        fill_table(pipeline);
 }
 
 bool pipeline_is_crowded(const struct pipeline *pipeline)
@@ -447,7 +472,8 @@ void pipeline_finish(struct pipeline *pipeline)
 struct pipeline_rest pipeline_take_rest(struct pipeline *pipeline)
 {
     struct pipeline_rest rest = {.events = table_events(filling_table(pipeline)) +
-                                           outbox_pending_events(pipeline->outbox)};
+                                           outbox_pending_events(pipeline->outbox),
+                                 .made = !outbox_drained(pipeline->outbox)};
     struct table_item item;
 
     for (uint32_t shard = 0; shard < pipeline->options.config->shards; shard++) {

@@ -53,10 +53,14 @@ struct stats {
     counter accepted;                         /* lines that count: increments */
     counter rejected[REJECT_COUNT];           /* lines, by reason */
     counter fields_ignored;
-    counter overflow;    /* accepted lines that count under OVERFLOW_KEY */
-    counter keys;        /* in memory now; may fall */
-    counter table_bytes; /* of both tables; may fall */
-    counter appended;    /* increments that are in Redis */
+    counter overflow; /* accepted lines that count under OVERFLOW_KEY */
+    counter
+        fanout_overflow; /* of those fanned out: counted under OVERFLOW_KEY instead of a key that was made */
+    counter fanout_left_out; /* of those fanned out: without such a key, as it would be too long or out of
+                                range */
+    counter keys;            /* in memory now; may fall */
+    counter table_bytes;     /* of both tables; may fall */
+    counter appended;        /* increments that are in Redis */
     counter appended_batches;
     counter resent_batches;        /* sent once more, after a lost connection or a rollback of Redis */
     counter redis_lost;            /* connections to Redis lost */

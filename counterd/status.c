@@ -200,6 +200,8 @@ char *status_json(const struct status_view *view)
     add_number(group, "keys_max", (uint64_t)view->config->keys_max * view->stats_len);
     add_number(group, "bytes", SUM(view, table_bytes));
     add_number(group, "overflow", SUM(view, overflow));
+    add_number(group, "fanout_overflow", SUM(view, fanout_overflow));
+    add_number(group, "fanout_left_out", SUM(view, fanout_left_out));
     add_number(root, "pending", accepted > stored ? accepted - stored : 0);
     add_figures(root, "appended", view, appended, ARRAY_LEN(appended));
     add_figures(root, "idempotency", view, idempotency, ARRAY_LEN(idempotency));

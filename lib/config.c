@@ -4,9 +4,11 @@
 #include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+
+#include "lib/config_reader.h"
+#include "lib/targets.h"
 
 #define FILE_BYTES_MAX (1024 * 1024)
 
@@ -37,37 +39,9 @@ static const struct config_key keys[] = {
     {"postgres.url", CONFIG_TEXT, AT(postgres.url), "postgresql:///counters", 1, 4095, false, ""},
     {"postgres.password_file", CONFIG_TEXT, AT(postgres.password_file), "", 0, 4095, false, ""},
     {"flush.jobs", CONFIG_INTEGER, AT(flush.jobs), "2", 1, 64, false, ""},
-    {"targets", CONFIG_RESERVED, 0, "[{\"match\": \"*\", \"table\": \"counterd.counters\"}]", 0, 0, false,
-     ""},
-    {"fanout", CONFIG_RESERVED, 0, "[]", 0, 0, false, ""},
+    {"targets", CONFIG_TARGETS, AT(targets), DEFAULT_TARGETS, 0, 0, true, ""},
+    {"fanout", CONFIG_FANOUT, AT(targets), "[]", 0, 0, true, ""},
 };
-
-/* What is being read, and the mistakes found so far. */
-struct reader {
-    const char *name;
-    struct config *config;
-    struct error *error;
-    size_t error_len;
-    bool failed;
-};
-
-static void mistake(struct reader *reader, const char *format, ...) PRINTF(2, 3);
-
-static void mistake(struct reader *reader, const char *format, ...)
-{
-    char text[512];
-    va_list args;
-    size_t room = sizeof(reader->error->text) - reader->error_len;
-    int len;
-
-    va_start(args, format);
-    vsnprintf(text, sizeof(text), format, args);
-    va_end(args);
-    len = snprintf(reader->error->text + reader->error_len, room, "%s%s: %s", reader->failed ? "\n" : "",
-                   reader->name, text);
-    reader->error_len += (size_t)len < room ? (size_t)len : room - 1;
-    reader->failed = true;
-}
 
 const struct config_key *config_keys(size_t *ret_len)
 {
@@ -78,27 +52,6 @@ const struct config_key *config_keys(size_t *ret_len)
 static void *field_of(const struct config *config, const struct config_key *key)
 {
     return (char *)(uintptr_t)config + key->offset;
-}
-
-static const char *json_type_name(const cJSON *item)
-{
-    if (cJSON_IsString(item))
-        return "a string";
-    if (cJSON_IsNumber(item))
-        return "a number";
-    if (cJSON_IsArray(item))
-        return "a list";
-    if (cJSON_IsObject(item))
-        return "an object";
-    return cJSON_IsNull(item) ? "null" : "true or false";
-}
-
-static void set_text(struct reader *reader, char **field, const char *text)
-{
-    free(*field);
-    *field = strdup(text);
-    if (!*field)
-        mistake(reader, "out of memory");
 }
 
 static void read_integer(struct reader *reader, const struct config_key *key, const cJSON *item)
@@ -222,6 +175,12 @@ static void read_value(struct reader *reader, const struct config_key *key, cons
     case CONFIG_ADDRESSES:
     case CONFIG_PATHS:
         read_list(reader, key, item);
+        break;
+    case CONFIG_TARGETS:
+        read_targets(reader, item);
+        break;
+    case CONFIG_FANOUT:
+        read_fanouts(reader, item);
         break;
     case CONFIG_RESERVED:
         read_reserved(reader, key, item);
@@ -375,6 +334,10 @@ static int set_default(struct config *config, const struct config_key *key)
             list->len = 1;
         }
         return 0;
+    case CONFIG_TARGETS:
+        *(struct targets **)field = targets_new();
+        return *(struct targets **)field ? 0 : -ENOMEM;
+    case CONFIG_FANOUT:
     case CONFIG_RESERVED:
         return 0;
     }
@@ -402,6 +365,7 @@ static void check_whole(struct reader *reader)
     struct config *config = reader->config;
     struct error error;
 
+    finish_targets(reader);
     for (const char *c = config->namespace; *c; c++) {
         if (!isalnum((unsigned char)*c) && !strchr("._-", *c)) {
             mistake(reader, "'namespace' is '%s'; it takes letters, digits, '.', '_' and '-'",
@@ -574,6 +538,7 @@ void config_free(struct config *config)
                 free(list->items[j]);
         }
     }
+    targets_unref(config->targets);
     free(config->postgres.password);
     free(config);
 }
@@ -601,6 +566,8 @@ static bool values_equal(const struct config *a, const struct config *b, const s
     case CONFIG_ADDRESSES:
     case CONFIG_PATHS:
         return lists_equal(field_of(a, key), field_of(b, key));
+    case CONFIG_TARGETS:
+    case CONFIG_FANOUT:
     case CONFIG_RESERVED:
         return true;
     }

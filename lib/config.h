@@ -14,6 +14,8 @@
 
 #define CONFIG_LISTEN_MAX 16
 
+struct targets;
+
 struct config_list {
     char *items[CONFIG_LISTEN_MAX];
     size_t len;
@@ -53,6 +55,7 @@ struct config {
     struct {
         int64_t jobs;
     } flush;
+    struct targets *targets; /* with a reference; lib/targets.h */
 };
 
 enum config_type {
@@ -62,6 +65,8 @@ enum config_type {
     CONFIG_ADDRESS,   /* char *, host:port or "" */
     CONFIG_ADDRESSES, /* struct config_list of host:port */
     CONFIG_PATHS,     /* struct config_list of absolute paths */
+    CONFIG_TARGETS,   /* struct targets *, the targets of it */
+    CONFIG_FANOUT,    /* the rest of the same */
     CONFIG_RESERVED,  /* not a choice yet: only the default (JSON) is taken; nothing is stored */
 };
 
@@ -69,7 +74,7 @@ struct config_key {
     const char *name; /* as in the file, sections joined by a dot: "listen.udp" */
     enum config_type type;
     size_t offset;             /* in struct config */
-    const char *default_value; /* a list: separated by blanks; CONFIG_RESERVED: JSON */
+    const char *default_value; /* a list: separated by blanks; from CONFIG_TARGETS on: JSON */
     int64_t min, max;          /* integer: value; text: length in bytes */
     bool reloads;              /* SIGHUP takes it over; else it waits for a restart */
     const char *unit;          /* integers: "ms", "s", "bytes", "" */

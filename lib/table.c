@@ -5,7 +5,7 @@
 #include <sys/mman.h>
 
 #include "lib/decimal.h"
-#include "lib/keyspace.h"
+#include "lib/member.h"
 
 #define SLOTS_MIN 1024 /* a power of two */
 
@@ -32,9 +32,16 @@ struct entry {
     int64_t micros;
     uint64_t events;
     uint32_t hash; /* as in its slot */
-    uint8_t key_len;
+    uint32_t key_len : 9;
+    uint32_t carried : 23; /* plus CARRIED_BIAS; not kept of OVERFLOW_KEY, which many fractions may come to */
     char key[];
 };
+
+#define CARRIED_BIAS (1u << 22)
+#define CARRIED_MASK ((1u << 23) - 1)
+
+/* Of a key, what is left of it is carried once per drain, and what it was fanned out to once more. */
+_Static_assert(MEMBER_LEN_MAX < 1 << 9 && 2 * MICROS_PER_UNIT < CARRIED_BIAS, "they fit into their bits");
 
 /* The entries of a shard. Not a chain through them: what is popped next must be known before it is loaded. */
 struct list {
@@ -79,7 +86,7 @@ static void write_entry(struct table *table, uint32_t at, struct span key)
 {
     struct entry *entry = entry_at(table, at);
 
-    entry->key_len = (uint8_t)key.len;
+    entry->key_len = (uint32_t)key.len & 0x1ff;
     memcpy(entry->key, key.ptr, key.len);
 }
 
@@ -305,6 +312,7 @@ static __attribute__((noinline)) enum table_result insert(struct table *table, s
     entry = entry_at(table, at);
     entry->micros = item->micros;
     entry->events = item->events;
+    entry->carried = CARRIED_BIAS;
     entry->hash = slot_hash(item->hash);
     list->entries_at[list->len++] = at;
     *slot = (struct slot){slot_hash(item->hash), at};
@@ -327,9 +335,7 @@ static inline enum table_result add(struct table *table, const struct table_item
     if (slot->entry_at == 0)
         return insert(table, slot, item);
     entry = entry_at(table, slot->entry_at);
-    if (__builtin_add_overflow(entry->micros, item->micros, &sum))
-        return TABLE_RANGE;
-    if (!in_range(sum) && item->events > 0)
+    if (__builtin_add_overflow(entry->micros, item->micros, &sum) || !in_range(sum))
         return TABLE_RANGE;
     entry->micros = sum;
     entry->events += item->events;
@@ -345,6 +351,27 @@ enum table_result table_add(struct table *table, const struct table_item *item)
     if (result == TABLE_OK)
         table->events += item->events;
     return result;
+}
+
+enum table_result table_carry(struct table *table, struct span key, int64_t micros)
+{
+    struct table_item item = {.key = key, .hash = member_hash_of(key, table->shards)};
+    struct slot *slot;
+    struct entry *entry;
+
+    assert(!table->draining && micros > -MICROS_PER_UNIT && micros < MICROS_PER_UNIT);
+    slot = find_slot(table, key, item.hash);
+    if (slot->entry_at == 0) {
+        enum table_result result = insert(table, slot, &item);
+        if (result != TABLE_OK)
+            return result;
+        slot = find_slot(table, key, item.hash);
+    }
+    entry = entry_at(table, slot->entry_at);
+    entry->micros += micros;
+    if (!span_is(key, OVERFLOW_KEY))
+        entry->carried = (entry->carried + (uint32_t)micros) & CARRIED_MASK;
+    return TABLE_OK;
 }
 
 void table_prefetch(const struct table *table, uint64_t hash)
@@ -442,9 +469,9 @@ bool table_pop(struct table *table, uint32_t shard, struct table_item *ret_item)
     entry = entry_at(table, list->entries_at[--list->len]);
     *ret_item = (struct table_item){
         .key = key_of(entry),
-        .hash = keyspace_hash(key_of(entry)),
         .micros = entry->micros,
         .events = entry->events,
+        .carried = (int32_t)entry->carried - (int32_t)CARRIED_BIAS,
     };
     if (table->sweep_step > 0)
         sweep(table);
@@ -467,6 +494,16 @@ bool table_has(const struct table *table, uint32_t shard)
 size_t table_keys(const struct table *table)
 {
     return table->keys;
+}
+
+uint32_t table_shards(const struct table *table)
+{
+    return table->shards;
+}
+
+size_t table_keys_max(const struct table *table)
+{
+    return table->keys_max;
 }
 
 uint64_t table_events(const struct table *table)

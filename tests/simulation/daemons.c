@@ -88,7 +88,8 @@ static void merge_back(struct world *world, struct daemon *daemon, uint32_t shar
     size_t at = 0;
 
     while (batch_next_entry(batch, &at, &key, &delta)) {
-        struct table_item item = {key, keyspace_hash(key), delta * MICROS_PER_UNIT, 1};
+        struct table_item item = {
+            .key = key, .hash = keyspace_hash(key), .micros = delta * MICROS_PER_UNIT, .events = 1};
         if (table_add(daemon->tables[daemon->filling], &item) != TABLE_OK)
             complain(world, "no room");
     }
@@ -142,7 +143,7 @@ void daemon_swap(struct world *world, int index)
     if (!daemon->alive || !outbox_drained(daemon->outbox) ||
         table_events(daemon->tables[daemon->filling]) == 0)
         return;
-    outbox_drain(daemon->outbox, daemon->tables[daemon->filling], daemon->tables[daemon->filling ^ 1]);
+    outbox_drain(daemon->outbox, daemon->tables[daemon->filling], daemon->tables[daemon->filling ^ 1], NULL);
     daemon->filling ^= 1;
 }
 

@@ -17,6 +17,8 @@ static const char *type_name(enum config_type type)
     case CONFIG_ADDRESSES:
     case CONFIG_PATHS:
         return "list";
+    case CONFIG_TARGETS:
+    case CONFIG_FANOUT:
     case CONFIG_RESERVED:
         return "json";
     }

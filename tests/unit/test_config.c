@@ -92,7 +92,7 @@ START_TEST(every_mistake_is_named_with_its_place)
         {"{\"redis\": {\"url\": \"http://x\"}}",
          "f: 'redis.url': not a Redis URL; write redis://[user:password@]host[:port][/database] or "
          "unix://[user:password@]/path.sock[?db=database]"},
-        {"{\"fanout\": [1]}", "f: 'fanout': this version takes only []"},
+        {"{\"spool_dir\": \"/s\"}", "f: 'spool_dir': this version takes only \"\""},
         {"{\"shards\": 0, \"workers\": true}",
          "f: 'shards' is 0; it takes a whole number from 1 to 1024\n"
          "f: 'workers' is true or false; it takes a whole number from 0 to 64"},

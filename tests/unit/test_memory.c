@@ -124,7 +124,7 @@ static void count_lines(void)
     for (int i = 0; ingest && table && i < KEYS; i++) {
         char line[32];
         snprintf(line, sizeof(line), "key.%d:2|c\n", i);
-        ingest_set_table(ingest, table);
+        ingest_set_table(ingest, table, NULL);
         ingest_lines(ingest, span_of(line), false);
         ingest_publish(ingest);
     }
@@ -169,7 +169,7 @@ static void send_all(void)
         sent += table_add(tables[0], &item) == TABLE_OK;
     }
     if (tables[0] && tables[1] && outbox) {
-        outbox_drain(outbox, tables[0], tables[1]);
+        outbox_drain(outbox, tables[0], tables[1], NULL);
         for (int turn = 0; turn < 4 * KEYS; turn++) {
             uint32_t shard = (uint32_t)turn % SHARDS;
             const struct batch *batch = outbox_next(outbox, shard);

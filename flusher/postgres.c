@@ -84,10 +84,16 @@ static bool is_crowded(const char *message)
 /* A server that was away when we came, and has answered since. */
 static bool was_away(const char *message)
 {
-    static const char *const words[] = {
-        "closed the connection", "the database system is", "terminating connection",
-        "Connection re",         "No such file",           "could not receive data",
-        "could not send",        "timeout expired",        "Broken pipe"};
+    static const char *const words[] = {"closed the connection",
+                                        "the database system is",
+                                        "terminating connection",
+                                        "Connection re",
+                                        "No such file",
+                                        "could not receive data",
+                                        "could not send",
+                                        "timeout expired",
+                                        "timed out",
+                                        "Broken pipe"};
 
     return has_any(message, words, ARRAY_LEN(words));
 }

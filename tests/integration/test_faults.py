@@ -53,8 +53,9 @@ class Faults(harness.Case):
         self.assertIn("verdict=balanced", self.flusher("audit").out)
         return step
 
-    @harness.unittest.skipUnless(FAIL_MALLOC.exists(), "not with a sanitizer, which brings its own malloc")
     def test_every_allocation_of_a_flush(self):
+        if not FAIL_MALLOC.exists():
+            self.skipTest("not with a sanitizer, which brings its own malloc")
         counted = self.dir / "allocations"
         config = self.write_config("one_job.json", flush={"jobs": 1})
         preload = {"LD_PRELOAD": str(FAIL_MALLOC)}
@@ -63,7 +64,6 @@ class Faults(harness.Case):
         total = int(counted.read_text())
         self.assertGreater(total, 100)
         self.sweep(total, lambda k: self.flush_with_a_fault(config=config, env={**preload, "FAIL_MALLOC_AT": str(k)}))
-        self.assertIn(harness.EXIT_OK, self.seen | {0})
         self.assertTrue(self.seen & {harness.EXIT_UNAVAILABLE, harness.EXIT_TEMPFAIL}, self.seen)
 
     def cut_each_answer(self, proxy, config):

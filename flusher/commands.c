@@ -112,7 +112,7 @@ static void log_failures(const struct jobs_result *result, const struct config *
     bool ended = result->failure == FAILURE_UNAVAILABLE || result->failure == FAILURE_CONFIG;
     char quoted[LOG_TEXT_BYTES];
 
-    for (int64_t i = 0; !ended && i < config->shards; i++)
+    for (int64_t i = 0; !ended && result->texts && i < config->shards; i++)
         if (result->texts[i])
             log_event(LOG_LEVEL_ERROR, "shard_failed", "error=%s",
                       log_quote(quoted, span_of(result->texts[i])));

@@ -389,8 +389,11 @@ int config_parse(const char *name, struct span text, struct config **ret_config,
     }
     if (!blank_comments(copy, &reader))
         goto done;
+    errno = 0;
     json = cJSON_ParseWithOpts(copy, &end, true);
-    if (!json)
+    if (!json && errno == ENOMEM)
+        mistake(&reader, "can't be read: out of memory");
+    else if (!json)
         mistake_in_json(&reader, copy, end ? end : copy);
     else if (!cJSON_IsObject(json))
         mistake(&reader, "holds %s; it takes an object: { ... }", json_type_name(json));

@@ -85,6 +85,8 @@ enum script_id {
     SCRIPT_STATE,
     SCRIPT_AUDIT,
     SCRIPT_PROBE,
+    SCRIPT_LARGEST,
+    SCRIPT_MEMORY,
     SCRIPT_COUNT
 };
 

@@ -56,6 +56,7 @@ struct config {
     } postgres;
     struct {
         int64_t jobs;
+        int64_t keys_per_transaction;
     } flush;
     struct targets *targets; /* with a reference; lib/targets.h */
 };

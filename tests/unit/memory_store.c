@@ -303,6 +303,16 @@ struct source memory_source(struct memory_flusher *flusher)
 
 /* --- sink --- */
 
+static int prepare(void *context, const struct cargo *cargo, const struct updates *updates,
+                   struct error *error)
+{
+    (void)context;
+    (void)cargo;
+    (void)updates;
+    (void)error;
+    return 0;
+}
+
 static int begin(void *context, struct cargo *cargo, size_t cargo_len, struct error *error)
 {
     struct memory_flusher *flusher = context;
@@ -379,7 +389,7 @@ static int record(void *context, const struct cargo *cargo, size_t cargo_len, st
     return leave(flusher, fault, 0, error);
 }
 
-static int apply(void *context, const struct cargo *cargo, size_t cargo_len, const struct updates *updates,
+static int apply(void *context, struct cargo *cargo, size_t cargo_len, const struct updates *updates,
                  struct error *error)
 {
     struct memory_flusher *flusher = context;
@@ -478,5 +488,5 @@ static void rollback(void *context)
 
 struct sink memory_sink(struct memory_flusher *flusher)
 {
-    return (struct sink){flusher, begin, record, apply, quarantine, stand, commit, rollback};
+    return (struct sink){flusher, prepare, begin, record, apply, quarantine, stand, commit, rollback};
 }

@@ -14,6 +14,7 @@
 #include "counterd/http.h"
 #include "counterd/store.h"
 #include "counterd/version.h"
+#include "counterd/worker.h"
 #include "lib/clock.h"
 #include "lib/log.h"
 
@@ -31,6 +32,7 @@ struct daemon {
     int done_fd;
     struct listener http_listener;
     struct increments *increments; /* NULL without HTTP */
+    struct reader *reader;
     struct http *http;
     struct event *signals[3];
     struct event *done;
@@ -172,7 +174,8 @@ static void on_increments_done(void *context)
 static int open_http(struct daemon *daemon, struct error *error)
 {
     struct listener_options options = {.kind = LISTENER_TCP, .address = daemon->config->listen.http};
-    struct http_options http = {daemon->base, &daemon->http_listener, &daemon->view, NULL};
+    struct http_options http = {
+        .base = daemon->base, .listener = &daemon->http_listener, .view = &daemon->view};
     int r;
 
     if (options.address[0] == '\0')
@@ -182,8 +185,10 @@ static int open_http(struct daemon *daemon, struct error *error)
         return error_prefix(error, r, "'listen.http'");
     log_event(LOG_LEVEL_INFO, "listening", "kind=http address=%s", daemon->http_listener.name);
     daemon->increments = increments_new(daemon->base, daemon->config, daemon, on_increments_done);
+    daemon->reader = reader_new(daemon->base, daemon->config);
     http.increments = daemon->increments;
-    if (daemon->increments)
+    http.reader = daemon->reader;
+    if (daemon->increments && daemon->reader)
         daemon->http = http_new(&http);
     return daemon->http ? 0 : error_set(error, -ENOMEM, "out of memory");
 }
@@ -308,6 +313,7 @@ static int start(struct daemon *daemon, struct error *error)
         .workers_len = daemon->workers_len,
         .stats = calloc(daemon->workers_len + 1, sizeof(struct stats *)),
         .started_ms = clock_monotonic_ms(),
+        .started_unix_ms = clock_unix_ms(),
     };
     if (!daemon->base || daemon->done_fd < 0 || !daemon->workers || !daemon->view.stats)
         return error_set(error, -ENOMEM, "out of memory");
@@ -323,8 +329,11 @@ static int start(struct daemon *daemon, struct error *error)
         daemon->view.stats[daemon->view.stats_len++] = worker_stats(daemon->workers[i]);
         r = worker_start(daemon->workers[i], error);
     }
-    if (daemon->increments)
-        daemon->view.stats[daemon->view.stats_len++] = increments_stats(daemon->increments);
+    if (daemon->increments) {
+        daemon->view.posts = increments_stats(daemon->increments);
+        daemon->view.http_listener = &daemon->http_listener;
+        daemon->view.stats[daemon->view.stats_len++] = daemon->view.posts;
+    }
     daemon->counting = daemon->view.stats_len;
     daemon->open = daemon->workers_len;
     return r;
@@ -366,6 +375,7 @@ static int report_end(struct daemon *daemon)
 
 static void done(struct daemon *daemon)
 {
+    reader_free(daemon->reader);
     http_free(daemon->http);
     increments_free(daemon->increments);
     for (size_t i = 0; daemon->workers && i < daemon->workers_len; i++)

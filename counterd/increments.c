@@ -8,6 +8,8 @@
 #include <event2/keyvalq_struct.h>
 #include <stdlib.h>
 
+#include "lib/clock.h"
+
 #define WAITING_MAX 1024
 
 /* Rejected lines that an answer names. */
@@ -226,6 +228,13 @@ void increments_post(struct increments *increments, struct evhttp_request *reque
     pipeline_wait(increments->pipeline, &posting->wait);
 }
 
+static void on_tick(void *context)
+{
+    struct increments *increments = context;
+
+    stats_note_moment(&increments->stats, clock_monotonic_ms());
+}
+
 /* There is nothing of ours to be done. */
 static void on_nothing(void *context)
 {
@@ -245,7 +254,7 @@ struct increments *increments_new(struct event_base *base, const struct config *
     struct increments *increments = calloc(1, sizeof(*increments));
     struct pipeline_options options = {.base = base,
                                        .config = config,
-                                       .on_tick = on_nothing,
+                                       .on_tick = on_tick,
                                        .on_room = on_nothing,
                                        .on_done = on_pipeline_done};
 

@@ -22,7 +22,7 @@ struct listener {
     char name[LISTENER_NAME_BYTES]; /* "127.0.0.1:8125", with the port that it got; or the socket's path */
     int64_t buffer_bytes;           /* what the kernel gave for receiving; 0 for TCP */
     /* Counted by the worker, read by anyone. */
-    counter datagrams, bytes;
+    counter datagrams, bytes, lines;
     counter dropped;       /* datagrams that the kernel dropped because the buffer was full */
     uint32_t dropped_seen; /* the kernel's own 32-bit count, as last read */
 };

@@ -41,6 +41,9 @@ struct pipeline {
     int64_t refused_logged_ms; /* 0 = never */
     char writer[ID_LEN + 1];
     bool refused[SHARDS_MAX];
+    int64_t sent_us[SHARDS_MAX]; /* the batch in flight */
+    /* Monotonic; since when the tables hold what they hold; 0 = nothing. */
+    int64_t filling_us, draining_us;
 };
 
 static struct table *filling_table(const struct pipeline *pipeline)
@@ -62,6 +65,17 @@ static void publish(struct pipeline *pipeline)
     counter_set(&stats->keys, table_keys(pipeline->tables[0]) + table_keys(pipeline->tables[1]));
     counter_set(&stats->table_bytes, table_bytes(pipeline->tables[0]) + table_bytes(pipeline->tables[1]));
     counter_set(&stats->history_bytes, outbox_history_bytes(pipeline->outbox));
+    counter_set(&stats->gathered_ms,
+                (uint64_t)(pipeline->draining_us > 0 ? pipeline->draining_us : pipeline->filling_us) / 1000);
+}
+
+/* All of the draining table is in Redis. */
+static void note_drained(struct pipeline *pipeline)
+{
+    if (pipeline->draining_us == 0 || !outbox_drained(pipeline->outbox))
+        return;
+    histogram_add(&pipeline->options.stats->gather, clock_monotonic_us() - pipeline->draining_us);
+    pipeline->draining_us = 0;
 }
 
 static void finish_if_stored(struct pipeline *pipeline)
@@ -99,6 +113,7 @@ static void send_shard(struct pipeline *pipeline, uint32_t shard)
     if (!batch)
         return;
     pipeline->in_flight++;
+    pipeline->sent_us[shard] = clock_monotonic_us();
     store_append(pipeline->store, shard, pipeline->writer, outbox_durable(pipeline->outbox, shard), batch);
 }
 
@@ -111,11 +126,16 @@ static void send_all(struct pipeline *pipeline)
 /* Turns the full table to the outbox, if the outbox is done with the other one. */
 static void swap(struct pipeline *pipeline)
 {
+    int64_t since_us;
+
     if (!pipeline->swap_due || !outbox_drained(pipeline->outbox))
         return;
     pipeline->swap_due = false;
+    since_us = pipeline->filling_us;
+    pipeline->filling_us = 0;
     if (table_events(filling_table(pipeline)) == 0)
         return;
+    pipeline->draining_us = since_us;
     pipeline->filling ^= 1;
     pipeline->swaps++;
     ingest_set_table(pipeline->options.ingest, filling_table(pipeline));
@@ -129,6 +149,7 @@ static void proceed(struct pipeline *pipeline)
 {
     if (pipeline->finishing || !TAILQ_EMPTY(&pipeline->waits))
         pipeline->swap_due = true;
+    note_drained(pipeline);
     swap(pipeline);
     tell_waits(pipeline);
     publish(pipeline);
@@ -185,6 +206,7 @@ static void on_ready(void *context)
     struct pipeline *pipeline = context;
 
     atomic_store(&pipeline->options.stats->redis_ready, true);
+    atomic_store(&pipeline->options.stats->redis_misfit, false);
     log_event(LOG_LEVEL_INFO, "redis_ready", "writer=%s", pipeline->writer);
     memset(pipeline->refused, 0, sizeof(pipeline->refused));
     probe_all(pipeline);
@@ -202,6 +224,8 @@ static void on_lost(void *context, enum store_state state, const struct error *e
         if (outbox_unsend(pipeline->outbox, shard))
             counter_add(&stats->resent_batches, 1);
     pipeline->in_flight = 0;
+    trouble_set(&stats->trouble, error->text);
+    atomic_store(&stats->redis_misfit, state == STORE_MISFIT);
     if (atomic_exchange(&stats->redis_ready, false))
         counter_add(&stats->redis_lost, 1);
     log_event(state == STORE_MISFIT ? LOG_LEVEL_ERROR : LOG_LEVEL_WARN,
@@ -215,9 +239,12 @@ static void on_lost(void *context, enum store_state state, const struct error *e
 static void acknowledge(struct pipeline *pipeline, uint32_t shard, uint64_t durable)
 {
     struct stats *stats = pipeline->options.stats;
+    int64_t now_us = clock_monotonic_us();
 
     counter_add(&stats->appended, outbox_acknowledge(pipeline->outbox, shard, durable));
     counter_add(&stats->appended_batches, 1);
+    counter_set(&stats->appended_ms, (uint64_t)now_us / 1000);
+    histogram_add(&stats->append, now_us - pipeline->sent_us[shard]);
     if (pipeline->finishing)
         arm(pipeline->deadline, pipeline->options.config->redis.timeout_ms);
 }
@@ -228,6 +255,8 @@ static void refuse(struct pipeline *pipeline, uint32_t shard, const char *why)
     char quoted[LOG_TEXT_BYTES];
 
     counter_add(&pipeline->options.stats->redis_errors, 1);
+    counter_set(&pipeline->options.stats->refused_ms, (uint64_t)now);
+    trouble_set(&pipeline->options.stats->trouble, why);
     outbox_unsend(pipeline->outbox, shard);
     pipeline->refused[shard] = true;
     arm(pipeline->retry, REFUSED_RETRY_MS);
@@ -251,6 +280,7 @@ static void rewind_shard(struct pipeline *pipeline, uint32_t shard, uint64_t las
         return;
     }
     counter_add(&stats->gaps, 1);
+    counter_set(&stats->went_back_ms, (uint64_t)clock_monotonic_ms());
     counter_add(&stats->resent_batches, batches);
     log_event(LOG_LEVEL_WARN, "redis_went_back", "shard=%u last_seq=%" PRIu64 " resent_batches=%" PRIu64,
               shard, last, batches);
@@ -372,8 +402,15 @@ static void arm_tick(struct pipeline *pipeline, int64_t ms)
     arm(pipeline->tick, ms);
 }
 
+static void note_filling(struct pipeline *pipeline)
+{
+    if (pipeline->filling_us == 0)
+        pipeline->filling_us = clock_monotonic_us();
+}
+
 void pipeline_poke(struct pipeline *pipeline)
 {
+    note_filling(pipeline);
     /* A table that is nearly full does not wait for its time. */
     if (pipeline_is_crowded(pipeline) && outbox_drained(pipeline->outbox))
         arm_tick(pipeline, 0);
@@ -383,6 +420,7 @@ void pipeline_poke(struct pipeline *pipeline)
 
 void pipeline_wait(struct pipeline *pipeline, struct pipeline_wait *wait)
 {
+    note_filling(pipeline);
     wait->table = pipeline->swaps;
     TAILQ_INSERT_TAIL(&pipeline->waits, wait, link);
     arm_tick(pipeline, 0);

@@ -63,6 +63,8 @@ enum script_id {
     SCRIPT_STATE,
     SCRIPT_AUDIT,
     SCRIPT_PROBE,
+    SCRIPT_LOOK,
+    SCRIPT_TOP,
     SCRIPT_COUNT
 };
 

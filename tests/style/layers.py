@@ -24,10 +24,10 @@ THIRD_PARTY = {
     "cjson/": {"lib/config.c", "counterd/increments.c", "counterd/status.c", "flusher/daemon.c",
                "flusher/report.c"},
     "xxhash.h": {"lib/keyspace.c"},
-    "hiredis/": {"counterd/store_redis.c", "flusher/source_redis.c"},
+    "hiredis/": {"counterd/reader_redis.c", "counterd/store_redis.c", "flusher/source_redis.c"},
     "libpq-fe.h": {"flusher/postgres.c"},
     "event2/": {"counterd/daemon.c", "counterd/http.c", "counterd/increments.c", "counterd/pipeline.c",
-                "counterd/receiver.c", "counterd/store_redis.c", "counterd/stream.c", "counterd/worker.c"},
+                "counterd/reader_redis.c", "counterd/receiver.c", "counterd/store_redis.c", "counterd/stream.c", "counterd/worker.c"},
     "check.h": set(),  # tests only
 }
 

@@ -108,17 +108,12 @@ static void take_histogram(const struct histogram *histogram, struct histogram_f
 
 static void take_stored(const struct status_view *view, struct figures *figures, int64_t now_ms)
 {
-    uint64_t history_max = (uint64_t)view->config->history_bytes;
-
     figures->redis_ready = true;
     for (size_t i = 0; i < view->stats_len; i++) {
         struct stats *stats = view->stats[i];
         int64_t gathered_ms = (int64_t)counter_get(&stats->gathered_ms);
         if (gathered_ms > 0 && now_ms - gathered_ms > figures->pending_age_ms)
             figures->pending_age_ms = now_ms - gathered_ms;
-        /* Batches are whole: the limit itself is not met to the byte. */
-        if (counter_get(&stats->history_bytes) >= history_max / 20 * 19)
-            figures->history_full = history_max > 0;
         if (!atomic_load(&stats->redis_ready))
             figures->redis_ready = false;
         if (atomic_load(&stats->redis_misfit))
@@ -130,7 +125,8 @@ static void take_stored(const struct status_view *view, struct figures *figures,
     }
     if (figures->pending == 0)
         figures->pending_age_ms = 0;
-    figures->history_bytes_max = history_max * view->stats_len;
+    figures->history_bytes_max = (uint64_t)view->config->history_bytes * view->stats_len;
+    figures->only_in_redis = SUM(view, emptied);
     figures->appended_ago_ms = ago(view, offsetof(struct stats, appended_ms), now_ms);
     figures->refused_ago_ms = ago(view, offsetof(struct stats, refused_ms), now_ms);
     figures->went_back_ago_ms = ago(view, offsetof(struct stats, went_back_ms), now_ms);

@@ -50,7 +50,7 @@ struct figures {
     uint64_t appended, batches, resent_batches;
     int64_t appended_ago_ms; /* -1 = never */
     uint64_t history_bytes, history_bytes_max;
-    bool history_full; /* some worker's is at its limit */
+    uint64_t only_in_redis; /* increments that the history had no room for */
     struct histogram_figures append, gather;
 
     bool redis_ready, redis_misfit;

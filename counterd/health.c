@@ -157,23 +157,23 @@ static void judge_redis(const struct figures *figures, struct health *health)
     spell_waiting(figures, waiting, sizeof(waiting));
     if (!figures->redis_ready && figures->redis_misfit) {
         warning = warn(health, WARNING_REDIS_MISFIT, SEVERITY_BAD,
-                       "Redis can't be used as configured: %s. %s", trouble, waiting);
-        advise(warning,
-               "Correct the configuration and restart counterd; stopping it now drops what waits in memory.");
+                       "Redis can't be used as configured. %s (%s)", waiting, trouble);
+        advise(warning, "If increments wait, undo what has changed in Redis: a restart of counterd drops "
+                        "them. Else correct the configuration and restart counterd.");
     } else if (!figures->redis_ready) {
-        warning = warn(health, WARNING_REDIS_AWAY, SEVERITY_BAD, "Redis is away: %s. %s", trouble, waiting);
+        warning = warn(health, WARNING_REDIS_AWAY, SEVERITY_BAD, "Redis is away. %s (%s)", waiting, trouble);
         advise(warning,
                "Start Redis, or see what keeps counterd from it. Counting goes on, and what waits is stored "
                "when Redis is back; don't stop counterd before.");
     } else if (is_refusing(figures) && strncmp(trouble, "OOM", 3) == 0) {
         warning = warn(health, WARNING_REDIS_FULL, SEVERITY_BAD,
-                       "Redis is full (maxmemory): it takes nothing new. %s", waiting);
+                       "Redis is full (maxmemory) and takes nothing new. %s", waiting);
         advise(warning,
                "Run flusher: what it moves to Postgres is freed. Or raise maxmemory (redis-cli CONFIG SET "
                "maxmemory ...). Don't change maxmemory-policy: that would evict counts.");
     } else if (is_refusing(figures)) {
-        warning = warn(health, WARNING_REDIS_REFUSES, SEVERITY_BAD, "Redis refuses what it is sent: %s. %s",
-                       trouble, waiting);
+        warning = warn(health, WARNING_REDIS_REFUSES, SEVERITY_BAD, "Redis refuses what it is sent. %s (%s)",
+                       waiting, trouble);
         advise(warning, "See what Redis says, and its log. Every batch is sent again until it is taken.");
     }
 }
@@ -307,7 +307,7 @@ static void judge_flush(const struct figures *figures, struct health *health)
     char sealed[AGE_BYTES], age[AGE_BYTES], count[COUNT_BYTES], last[AGE_BYTES];
     struct warning *warning;
 
-    if (figures->look_ago_ms < 0)
+    if (figures->look_ago_ms < 0 || figures->look_error[0] != '\0')
         return;
     if (look->sealed_for_ms >= FLUSH_OVERDUE_MS) {
         warning = warn(health, WARNING_FLUSH_STUCK, SEVERITY_WARN,
@@ -334,16 +334,16 @@ static void judge_flush(const struct figures *figures, struct health *health)
 
 static void judge_history(const struct figures *figures, struct health *health)
 {
-    char bytes[COUNT_BYTES];
+    char count[COUNT_BYTES];
     struct warning *warning;
 
-    if (!figures->history_full)
+    if (figures->only_in_redis == 0 || figures->history_bytes_max == 0)
         return;
     warning = warn(
         health, WARNING_HISTORY_FULL, SEVERITY_WARN,
-        "The history is full (%s bytes): if Redis went back in time now, some of what is not in Postgres yet "
+        "The history is full: up to %s increments are in Redis only. If Redis went back in time now, they "
         "could not be sent again.",
-        spell_count(figures->history_bytes, bytes));
+        spell_count(figures->only_in_redis, count));
     advise(warning, "Flush more often, or raise history_bytes and send SIGHUP.");
 }
 

@@ -174,6 +174,9 @@ static void put_memory(const struct writer *writer, const struct figures *figure
     age_of(writer, "pending_oldest_seconds", "Age of the oldest of them.", figures->pending_age_ms);
     gauge_of(writer, "history_bytes", "Acknowledged batches kept because they are not in Postgres.",
              (int64_t)figures->history_bytes);
+    gauge_of(writer, "only_in_redis_increments",
+             "Increments that only Redis has, because the history is full; at most.",
+             (int64_t)figures->only_in_redis);
     gauge_of(writer, "history_bytes_max", "What they may take.", (int64_t)figures->history_bytes_max);
 }
 

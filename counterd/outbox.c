@@ -33,6 +33,7 @@ struct outbox {
     struct table *table; /* that drains */
     struct table *carry; /* that fills */
     size_t history_bytes;
+    uint64_t emptied_events; /* of all shards */
     uint64_t batched_events; /* of batches not yet acknowledged */
     size_t batched;          /* how many those are */
     uint32_t empty_next;     /* the shard whose history is emptied next */
@@ -124,6 +125,7 @@ static void bound_history(struct outbox *outbox)
             struct batch *batch = take_oldest(outbox, shard);
             shard->emptied_last = batch->seq;
             shard->emptied_events += batch->events;
+            outbox->emptied_events += batch->events;
             free(batch);
             idle = 0;
         }
@@ -273,12 +275,18 @@ static uint64_t step_cursor(struct outbox *outbox, struct shard *shard)
     return events;
 }
 
+static void forget_emptied(struct outbox *outbox, struct shard *shard)
+{
+    outbox->emptied_events -= shard->emptied_events;
+    shard->emptied_events = 0;
+}
+
 static void forget_durable(struct outbox *outbox, struct shard *shard)
 {
     while (has_history(shard) && shard->first->seq <= shard->durable)
         free(take_oldest(outbox, shard));
     if (shard->emptied_last <= shard->durable)
-        shard->emptied_events = 0;
+        forget_emptied(outbox, shard);
 }
 
 uint64_t outbox_acknowledge(struct outbox *outbox, uint32_t index, uint64_t durable)
@@ -319,7 +327,7 @@ uint64_t outbox_rewind(struct outbox *outbox, uint32_t index, uint64_t last, str
         outbox->history_bytes -= batch_size(batch);
     if (shard->emptied_last > last) {
         *ret_loss = (struct outbox_loss){last + 1, shard->emptied_last, shard->emptied_events};
-        shard->emptied_events = 0;
+        forget_emptied(outbox, shard);
     }
     return from - shard->cursor_seq;
 }
@@ -338,6 +346,11 @@ bool outbox_unsend(struct outbox *outbox, uint32_t shard)
 
     outbox->shards[shard].in_flight = false;
     return was_in_flight;
+}
+
+uint64_t outbox_emptied_events(const struct outbox *outbox)
+{
+    return outbox->emptied_events;
 }
 
 size_t outbox_history_bytes(const struct outbox *outbox)

@@ -81,6 +81,10 @@ bool outbox_unsend(struct outbox *outbox, uint32_t shard);
 /* Bytes held by acknowledged batches. */
 size_t outbox_history_bytes(const struct outbox *outbox);
 
+/* Increments of acknowledged batches that were emptied, and are not known to be in Postgres: at most so many
+ * are in Redis only. */
+uint64_t outbox_emptied_events(const struct outbox *outbox);
+
 /* Increments not yet acknowledged: in the draining table and in batches. */
 uint64_t outbox_pending_events(const struct outbox *outbox);
 

@@ -65,6 +65,7 @@ static void publish(struct pipeline *pipeline)
     counter_set(&stats->keys, table_keys(pipeline->tables[0]) + table_keys(pipeline->tables[1]));
     counter_set(&stats->table_bytes, table_bytes(pipeline->tables[0]) + table_bytes(pipeline->tables[1]));
     counter_set(&stats->history_bytes, outbox_history_bytes(pipeline->outbox));
+    counter_set(&stats->emptied, outbox_emptied_events(pipeline->outbox));
     counter_set(&stats->gathered_ms,
                 (uint64_t)(pipeline->draining_us > 0 ? pipeline->draining_us : pipeline->filling_us) / 1000);
 }

@@ -102,6 +102,7 @@ struct stats {
     counter gaps;           /* times that Redis was found to have gone back */
     counter lost;           /* increments that no history held when Redis had gone back */
     counter history_bytes;  /* of batches not yet known to be in Postgres; may fall */
+    counter emptied;        /* increments that only Redis has, as the history is full; may fall */
     /* Monotonic milliseconds, 0 = never. */
     counter went_back_ms;    /* when Redis was last found to have gone back */
     counter appended_ms;     /* when Redis last took a batch */

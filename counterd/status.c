@@ -102,6 +102,7 @@ static void add_appended(cJSON *root, const struct figures *figures)
     add_number(group, "resent_batches", figures->resent_batches);
     add_number(group, "history_bytes", figures->history_bytes);
     add_number(group, "history_bytes_max", figures->history_bytes_max);
+    add_number(group, "only_in_redis", figures->only_in_redis);
     add_age(group, "last_ms_ago", figures->appended_ago_ms);
 }
 

@@ -17,6 +17,7 @@
 #include "counterd/worker.h"
 #include "lib/clock.h"
 #include "lib/log.h"
+#include "lib/targets.h"
 
 /* So long a start waits for Redis before it goes on without. */
 #define REDIS_CHECK_MS 2000
@@ -247,9 +248,13 @@ static void on_reload(evutil_socket_t fd, short events, void *data)
     daemon->config->coalesce_ms = config->coalesce_ms;
     daemon->config->keys_max = config->keys_max;
     daemon->config->history_bytes = config->history_bytes;
+    targets_unref(daemon->config->targets);
+    daemon->config->targets = targets_ref(config->targets);
     config_free(config);
-    log_event(LOG_LEVEL_INFO, "reloaded", "coalesce_ms=%" PRId64 " keys_max=%zu history_bytes=%zu",
-              limits.coalesce_ms, limits.keys_max, limits.history_bytes);
+    log_event(LOG_LEVEL_INFO, "reloaded",
+              "coalesce_ms=%" PRId64 " keys_max=%zu history_bytes=%zu targets=%zu fanouts=%zu",
+              limits.coalesce_ms, limits.keys_max, limits.history_bytes, limits.targets->len,
+              limits.targets->fanouts_len);
 }
 
 static void on_worker_done(evutil_socket_t fd, short events, void *data)
@@ -342,6 +347,7 @@ static int start(struct daemon *daemon, struct error *error)
 static void add_rest(struct pipeline_rest *sum, struct pipeline_rest rest)
 {
     sum->events += rest.events;
+    sum->made |= rest.made;
     sum->fraction_keys += rest.fraction_keys;
     sum->fraction_micros += rest.fraction_micros;
 }
@@ -363,6 +369,10 @@ static int report_end(struct daemon *daemon)
     if (rest.events > 0)
         log_event(LOG_LEVEL_ERROR, "increments_dropped",
                   "increments=%" PRIu64 " hint=\"Redis did not take them before the end\"", rest.events);
+    else if (rest.made)
+        log_event(LOG_LEVEL_ERROR, "fanout_dropped",
+                  "hint=\"Redis has the events, but did not take all that they were fanned out to before the "
+                  "end\"");
     if (rest.fraction_keys > 0) {
         int64_t size = rest.fraction_micros < 0 ? -rest.fraction_micros : rest.fraction_micros;
         log_event(LOG_LEVEL_ERROR, "fractions_dropped",
@@ -370,7 +380,7 @@ static int report_end(struct daemon *daemon)
                   rest.fraction_keys, rest.fraction_micros < 0 ? "-" : "", size / MICROS_PER_UNIT,
                   size % MICROS_PER_UNIT);
     }
-    return rest.events > 0 || rest.fraction_keys > 0 ? EX_TEMPFAIL : EX_OK;
+    return rest.events > 0 || rest.made || rest.fraction_keys > 0 ? EX_TEMPFAIL : EX_OK;
 }
 
 static void done(struct daemon *daemon)

@@ -137,10 +137,15 @@ static void take_stored(const struct status_view *view, struct figures *figures,
     figures->redis_errors = SUM(view, redis_errors);
     figures->went_back = SUM(view, gaps);
     figures->lost = SUM(view, lost);
+    figures->unreplicated = SUM(view, unreplicated);
+    figures->idempotent_duplicates = SUM(view, idempotent_duplicates);
+    figures->idempotent_conflicts = SUM(view, idempotent_conflicts);
     figures->keys = SUM(view, keys);
     figures->keys_max = (uint64_t)view->config->keys_max * view->stats_len;
     figures->table_bytes = SUM(view, table_bytes);
     figures->overflow = SUM(view, overflow);
+    figures->fanout_overflow = SUM(view, fanout_overflow);
+    figures->fanout_left_out = SUM(view, fanout_left_out);
 }
 
 /* --- the recent past --- */

@@ -45,6 +45,7 @@ struct figures {
     uint64_t buffer_bytes_asked;
 
     uint64_t keys, keys_max, table_bytes, overflow;
+    uint64_t fanout_overflow, fanout_left_out;
     uint64_t pending;       /* accepted increments that are not in Redis */
     int64_t pending_age_ms; /* of the oldest of them; 0 when there are none */
     uint64_t appended, batches, resent_batches;
@@ -56,7 +57,8 @@ struct figures {
     bool redis_ready, redis_misfit;
     int64_t refused_ago_ms; /* -1 = never */
     char trouble[TROUBLE_BYTES];
-    uint64_t redis_lost, redis_errors, went_back, lost;
+    uint64_t redis_lost, redis_errors, went_back, lost, unreplicated;
+    uint64_t idempotent_duplicates, idempotent_conflicts;
     int64_t went_back_ago_ms; /* -1 = never */
     struct reader_look look;
     int64_t look_ago_ms;  /* -1 = never */

@@ -2,7 +2,8 @@
 
 #include <stdlib.h>
 
-#include "lib/keyspace.h"
+#include "lib/clock.h"
+#include "lib/member.h"
 
 /* A flood of junk must not spend its time on the samples' lock. */
 #define SAMPLES_PER_TURN 2
@@ -11,13 +12,30 @@
  * and few enough that what they load is still there when it is their turn. */
 #define GATHERED_MAX 64
 
+/* So far ahead of the clock a |T may be. */
+#define TIME_AHEAD_MAX_S 86400
+
+/* A bucket that was lately counted in: most lines of a turn are of the same few. */
+struct recent_bucket {
+    int64_t bucket_s, start;
+    char text[MEMBER_BUCKET_LEN_MAX]; /* as behind the key in a member */
+    uint8_t text_len;
+};
+
+#define RECENT_BUCKETS 8 /* a power of two */
+
 struct ingest {
     struct table *table;
+    const struct targets *targets;
+    bool has_buckets; /* some target has a rollup */
     struct stats *stats;
+    int64_t (*unix_ms)(void);
+    int64_t now_s; /* of this turn; 0 = not asked yet */
+    struct recent_bucket recent[RECENT_BUCKETS];
     struct metric metrics[GATHERED_MAX];
     size_t gathered;
-    char canonical[GATHERED_MAX * KEY_LEN_MAX]; /* keys of metrics with tags, one behind the other */
-    size_t canonical_len;
+    char members[GATHERED_MAX * MEMBER_LEN_MAX]; /* with tags or a bucket, one behind the other */
+    size_t members_len;
     unsigned samples_left;
     /* What has been counted since the last ingest_publish(). */
     uint64_t lines, accepted, fields_ignored, overflow;
@@ -31,6 +49,7 @@ struct ingest *ingest_new(struct stats *stats)
     if (!ingest)
         return NULL;
     ingest->stats = stats;
+    ingest->unix_ms = clock_unix_ms;
     ingest->samples_left = SAMPLES_PER_TURN;
     return ingest;
 }
@@ -40,9 +59,16 @@ void ingest_free(struct ingest *ingest)
     free(ingest);
 }
 
-void ingest_set_table(struct ingest *ingest, struct table *table)
+void ingest_set_table(struct ingest *ingest, struct table *table, const struct targets *targets)
 {
     ingest->table = table;
+    ingest->targets = targets;
+    ingest->has_buckets = targets && targets->bucket_s > 0;
+}
+
+void ingest_set_clock(struct ingest *ingest, int64_t (*unix_ms)(void))
+{
+    ingest->unix_ms = unix_ms;
 }
 
 /* No room for a new key: it counts where all such do, so that totals hold. */
@@ -84,41 +110,105 @@ static RARE enum reject settle_refused(struct ingest *ingest, const struct metri
     return reject;
 }
 
-/* Turns the metric's key into the one with its tags, or rejects it. */
-static enum reject add_tags(struct ingest *ingest, struct metric *metric)
+static bool add_tags(struct ingest *ingest, struct metric *metric, enum reject *ret_reject)
 {
-    char *room = ingest->canonical + ingest->canonical_len;
-    enum reject reject = metric_canonical_key(metric, room, &metric->key.len);
+    char *room = ingest->members + ingest->members_len;
 
-    if (reject != REJECT_NONE) {
+    *ret_reject = metric_canonical_key(metric, room, &metric->key.len);
+    if (*ret_reject != REJECT_NONE)
+        return false;
+    metric->key.ptr = room;
+    metric->hash = keyspace_hash(metric->key);
+    ingest->members_len += metric->key.len;
+    return true;
+}
+
+static RARE void set_recent(struct recent_bucket *recent, int64_t bucket_s, int64_t time_s)
+{
+    recent->bucket_s = bucket_s;
+    recent->start = time_s - time_s % bucket_s;
+    recent->text_len = (uint8_t)member_write_bucket(recent->start, recent->text);
+}
+
+static int64_t now_of_turn(struct ingest *ingest)
+{
+    /* A clock that was never set may stand in front of 1970. */
+    if (ingest->now_s <= 0)
+        ingest->now_s = ingest->unix_ms() / 1000;
+    if (ingest->now_s <= 0)
+        ingest->now_s = 1;
+    return ingest->now_s;
+}
+
+/* Turns the key into its member in a bucket, where time matters to it. */
+static bool add_bucket(struct ingest *ingest, struct metric *metric, enum reject *ret_reject)
+{
+    int64_t bucket_s = targets_bucket_s(ingest->targets, metric->key), time_s = now_of_turn(ingest);
+    struct recent_bucket *recent;
+    char *room = ingest->members + ingest->members_len;
+
+    if (bucket_s == 0)
+        return true;
+    if (metric->time >= 0) {
+        *ret_reject = REJECT_RANGE;
+        /* The first bucket of all would be none, see member.h. */
+        if (metric->time > time_s + TIME_AHEAD_MAX_S || metric->time < bucket_s)
+            return false;
+        time_s = metric->time;
+    }
+    recent = &ingest->recent[(uint64_t)bucket_s * UINT64_C(0x9e3779b97f4a7c15) >> 61];
+    if (recent->bucket_s != bucket_s || time_s < recent->start || time_s - recent->start >= bucket_s)
+        set_recent(recent, bucket_s, time_s);
+    /* With tags, it is the last of the members already. */
+    if (metric->key.ptr + metric->key.len != room) {
+        memcpy(room, metric->key.ptr, metric->key.len);
+        metric->key.ptr = room;
+        room += metric->key.len;
+    }
+    memcpy(room, recent->text, sizeof(recent->text));
+    metric->key.len += recent->text_len;
+    metric->hash = member_hash(metric->hash, recent->start, table_shards(ingest->table));
+    ingest->members_len = (size_t)(room + recent->text_len - ingest->members);
+    return true;
+}
+
+/* Turns the metric's key into the member that it counts under, or rejects it. */
+static enum reject make_member(struct ingest *ingest, struct metric *metric)
+{
+    enum reject reject = REJECT_NONE;
+
+    if ((metric->tags.len > 0 && !add_tags(ingest, metric, &reject)) ||
+        (ingest->has_buckets && !add_bucket(ingest, metric, &reject))) {
         reject_gathered(ingest, metric, reject);
         return reject;
     }
-    metric->key.ptr = room;
-    metric->hash = keyspace_hash(metric->key);
     table_prefetch(ingest->table, metric->hash);
-    ingest->canonical_len += metric->key.len;
     return REJECT_NONE;
 }
 
-static inline struct table_item item_of(const struct metric *metric)
+/* Member by member, for the reason given at parse_plain_line(). */
+static inline void set_item(struct table_item *item, const struct metric *metric)
 {
-    return (struct table_item){metric->key, metric->hash, metric->micros, 1};
+    item->key.ptr = metric->key.ptr;
+    item->key.len = metric->key.len;
+    item->hash = metric->hash;
+    item->micros = metric->micros;
+    item->events = 1;
 }
 
-/* Leaves out the metrics whose tags are wrong; `ret_from` says which one an item comes from. */
+/* Leaves out the metrics whose tags or time are wrong; `ret_from` says which one an item comes from. */
 static size_t make_items(struct ingest *ingest, struct table_item *ret_items, uint8_t *ret_from)
 {
     size_t len = 0;
 
     for (size_t i = 0; i < ingest->gathered; i++) {
         struct metric *metric = &ingest->metrics[i];
-        if (metric->tags.len > 0 && add_tags(ingest, metric) != REJECT_NONE)
+        if ((metric->tags.len > 0 || ingest->has_buckets) && make_member(ingest, metric) != REJECT_NONE)
             continue;
-        ret_items[len] = item_of(metric);
+        set_item(&ret_items[len], metric);
         ret_from[len++] = (uint8_t)i;
     }
-    ingest->gathered = ingest->canonical_len = 0;
+    ingest->gathered = ingest->members_len = 0;
     return len;
 }
 
@@ -151,12 +241,12 @@ enum reject ingest_line(struct ingest *ingest, struct span line)
         return reject;
     }
     ingest->fields_ignored += metric->fields_ignored;
-    if (metric->tags.len > 0)
-        reject = add_tags(ingest, metric);
-    ingest->canonical_len = 0;
+    if (metric->tags.len > 0 || ingest->has_buckets)
+        reject = make_member(ingest, metric);
+    ingest->members_len = 0;
     if (reject != REJECT_NONE)
         return reject;
-    item = item_of(metric);
+    set_item(&item, metric);
     result = table_add(ingest->table, &item);
     if (result != TABLE_OK)
         return settle_refused(ingest, metric, result);
@@ -205,7 +295,8 @@ void ingest_gather(struct ingest *ingest, struct span lines, bool cut)
         struct metric *metrics = &ingest->metrics[ingest->gathered];
         size_t taken;
         size_t len = metric_parse_plain(rest, metrics, GATHERED_MAX - ingest->gathered, &taken);
-        for (size_t i = 0; i < len; i++)
+        /* With a bucket it is going to be another hash. */
+        for (size_t i = 0; i < len && !ingest->has_buckets; i++)
             table_prefetch(ingest->table, metrics[i].hash);
         ingest->gathered += len;
         if (taken == 0)
@@ -249,4 +340,5 @@ void ingest_publish(struct ingest *ingest)
     ingest->lines = ingest->accepted = ingest->fields_ignored = ingest->overflow = 0;
     memset(ingest->rejected, 0, sizeof(ingest->rejected));
     ingest->samples_left = SAMPLES_PER_TURN;
+    ingest->now_s = 0;
 }

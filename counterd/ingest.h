@@ -1,12 +1,15 @@
 /* ingest - received bytes into the table, every line counted as accepted or rejected by reason
  *
- * Pure: no socket, no clock but for the time of a sample. Belongs to one worker.
+ * Where time matters to a key's target, an increment counts in the bucket of its |T, or else of the moment; a
+ * |T more than a day ahead of the clock is `range`. Pure: no socket, and no clock but for that moment, once
+ * per turn, and for the time of a sample. Belongs to one worker.
  */
 #ifndef COUNTERD_INGEST_H
 #define COUNTERD_INGEST_H
 
 #include "counterd/stats.h"
 #include "lib/table.h"
+#include "lib/targets.h"
 
 struct ingest;
 
@@ -14,8 +17,12 @@ struct ingest;
 struct ingest *ingest_new(struct stats *stats);
 void ingest_free(struct ingest *ingest);
 
-/* Keeps the table into which lines count from now on. */
-void ingest_set_table(struct ingest *ingest, struct table *table);
+/* Keeps the table into which lines count from now on, and the rules by which they get a bucket;
+ * NULL = none do. */
+void ingest_set_table(struct ingest *ingest, struct table *table, const struct targets *targets);
+
+/* What tells the time in unix milliseconds: clock_unix_ms(), unless a test needs another. */
+void ingest_set_clock(struct ingest *ingest, int64_t (*unix_ms)(void));
 
 /* Lines separated by LF, borrowed for the call. `cut`: the last one is not whole, and is rejected as
  * truncated. */

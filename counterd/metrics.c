@@ -158,6 +158,11 @@ static void put_received(const struct writer *writer, const struct figures *figu
         put_label(writer->out, "reason", reject_name((enum reject)i));
         fprintf(writer->out, " %" PRIu64 "\n", figures->rejected[i]);
     }
+    counter_of(writer, "idempotent_duplicates",
+               "Requests with an Idempotency-Key that had been applied before.",
+               figures->idempotent_duplicates);
+    counter_of(writer, "idempotent_conflicts", "Requests whose Idempotency-Key stands for another body.",
+               figures->idempotent_conflicts);
     counter_of(writer, "fields_ignored", "Fields of lines that mean nothing to counterd.",
                figures->fields_ignored);
 }
@@ -169,6 +174,12 @@ static void put_memory(const struct writer *writer, const struct figures *figure
     gauge_of(writer, "table_bytes", "Memory of the tables.", (int64_t)figures->table_bytes);
     counter_of(writer, "overflow_increments", "Increments that count under counterd.overflow.",
                figures->overflow);
+    counter_of(writer, "fanout_overflow_increments",
+               "Fanned-out increments that count under counterd.overflow instead of a key that was made.",
+               figures->fanout_overflow);
+    counter_of(writer, "fanout_left_out_increments",
+               "Fanned-out increments without a key that would be too long, or out of range.",
+               figures->fanout_left_out);
     gauge_of(writer, "pending_increments", "Accepted increments that are not in Redis.",
              (int64_t)figures->pending);
     age_of(writer, "pending_oldest_seconds", "Age of the oldest of them.", figures->pending_age_ms);
@@ -195,6 +206,9 @@ static void put_stored(const struct writer *writer, const struct figures *figure
     counter_of(writer, "redis_connections_lost", "Connections to Redis lost.", figures->redis_lost);
     counter_of(writer, "redis_errors", "Batches that Redis refused; they are sent again.",
                figures->redis_errors);
+    counter_of(writer, "unreplicated_batches",
+               "Batches that too few replicas confirmed in time; they are sent again.",
+               figures->unreplicated);
     counter_of(writer, "redis_went_back", "Times that a shard of Redis was found to have gone back.",
                figures->went_back);
     counter_of(writer, "lost_increments", "Increments that Redis forgot and no history held, at most.",

@@ -4,10 +4,11 @@
 #include <stdlib.h>
 
 #include "lib/decimal.h"
-#include "lib/keyspace.h"
+#include "lib/member.h"
 
-/* A length byte, the key, the delta. */
-#define ENTRY_BYTES_MAX (1 + KEY_LEN_MAX + sizeof(int64_t))
+/* The member's length, the member, the delta. */
+typedef uint16_t entry_len;
+#define ENTRY_BYTES_MAX (sizeof(entry_len) + MEMBER_LEN_MAX + sizeof(int64_t))
 
 /* The batches of a shard, by seq:
  *
@@ -30,8 +31,11 @@ struct shard {
 
 struct outbox {
     struct outbox_options options;
-    struct table *table; /* that drains */
+    struct table *table; /* that drains; NULL before the first one */
+    struct table *made;  /* what its keys are fanned out to; drains when it is empty */
     struct table *carry; /* that fills */
+    const struct targets *targets;
+    struct fanout_losses losses;
     size_t history_bytes;
     uint64_t emptied_events; /* of all shards */
     uint64_t batched_events; /* of batches not yet acknowledged */
@@ -47,6 +51,11 @@ struct outbox *outbox_new(const struct outbox_options *options)
     if (!outbox)
         return NULL;
     outbox->options = *options;
+    outbox->made = table_new(options->shards, 0);
+    if (!outbox->made) {
+        outbox_free(outbox);
+        return NULL;
+    }
     for (uint32_t i = 0; i < options->shards; i++)
         outbox->shards[i].cursor_seq = 1;
     return outbox;
@@ -64,6 +73,7 @@ void outbox_free(struct outbox *outbox)
             batch = next;
         }
     }
+    table_free(outbox->made);
     free(outbox);
 }
 
@@ -75,23 +85,26 @@ static size_t batch_size(const struct batch *batch)
 bool batch_next_entry(const struct batch *batch, size_t *at, struct span *ret_key, int64_t *ret_delta)
 {
     const char *entry = batch->payload + *at;
+    entry_len len;
 
     if (*at == batch->bytes)
         return false;
-    *ret_key = (struct span){entry + 1, (unsigned char)entry[0]};
-    memcpy(ret_delta, entry + 1 + ret_key->len, sizeof(*ret_delta));
-    *at += 1 + ret_key->len + sizeof(*ret_delta);
+    memcpy(&len, entry, sizeof(len));
+    *ret_key = (struct span){entry + sizeof(len), len};
+    memcpy(ret_delta, entry + sizeof(len) + len, sizeof(*ret_delta));
+    *at += sizeof(len) + len + sizeof(*ret_delta);
     return true;
 }
 
 static void put_entry(struct batch *batch, struct span key, int64_t delta)
 {
     char *entry = batch->payload + batch->bytes;
+    entry_len len = (entry_len)key.len;
 
-    entry[0] = (char)key.len;
-    memcpy(entry + 1, key.ptr, key.len);
-    memcpy(entry + 1 + key.len, &delta, sizeof(delta));
-    batch->bytes += 1 + key.len + sizeof(delta);
+    memcpy(entry, &len, sizeof(len));
+    memcpy(entry + sizeof(len), key.ptr, key.len);
+    memcpy(entry + sizeof(len) + key.len, &delta, sizeof(delta));
+    batch->bytes += sizeof(len) + key.len + sizeof(delta);
     batch->keys++;
 }
 
@@ -138,30 +151,40 @@ void outbox_set_history_bytes(struct outbox *outbox, size_t history_bytes)
     bound_history(outbox);
 }
 
-void outbox_drain(struct outbox *outbox, struct table *table, struct table *carry)
+void outbox_drain(struct outbox *outbox, struct table *table, struct table *carry,
+                  const struct targets *targets)
 {
     assert(outbox_drained(outbox));
     outbox->table = table;
     outbox->carry = carry;
+    outbox->targets = targets;
+    table_set_keys_max(outbox->made, table_keys_max(table));
 }
 
 bool outbox_drained(const struct outbox *outbox)
 {
-    return outbox->batched == 0 && (!outbox->table || table_keys(outbox->table) == 0);
+    return outbox->batched == 0 && (!outbox->table || table_keys(outbox->table) == 0) &&
+           table_keys(outbox->made) == 0;
 }
 
-/* A fraction always finds a place: at worst under OVERFLOW_KEY, so that totals hold. */
-static void carry_fraction(struct outbox *outbox, const struct table_item *item, int64_t fraction)
+static struct table *draining_table(const struct outbox *outbox)
 {
-    struct table_item carried = {.key = item->key, .hash = item->hash, .micros = fraction};
+    return outbox->table && table_keys(outbox->table) > 0 ? outbox->table : outbox->made;
+}
 
-    enum table_result result = table_add(outbox->carry, &carried);
+/* A fraction always finds a place: at worst under OVERFLOW_KEY, so that totals hold. While keys are fanned
+ * out it first goes to what is made: two fractions of a key must meet before the table counts as drained, as
+ * they may make a whole. */
+static void carry_fraction(struct outbox *outbox, bool to_made, struct span key, int64_t fraction)
+{
+    enum table_result result = TABLE_FULL;
 
-    if (result != TABLE_OK) {
-        carried.key = span_of(OVERFLOW_KEY);
-        carried.hash = keyspace_hash(carried.key);
-        result = table_add(outbox->carry, &carried);
-    }
+    if (to_made)
+        result = table_carry(outbox->made, key, fraction);
+    if (result != TABLE_OK)
+        result = table_carry(outbox->carry, key, fraction);
+    if (result != TABLE_OK)
+        result = table_carry(outbox->carry, span_of(OVERFLOW_KEY), fraction);
     assert(result == TABLE_OK);
 }
 
@@ -169,16 +192,20 @@ static void carry_fraction(struct outbox *outbox, const struct table_item *item,
  * one that came to 0 is sent, so that its row exists and shows that it was seen. */
 static void fill_batch(struct outbox *outbox, uint32_t shard, struct batch *batch)
 {
+    struct table *table = draining_table(outbox);
+    bool fans_out = table == outbox->table && outbox->targets && outbox->targets->fanouts_len > 0;
     struct table_item item;
 
-    while (batch->keys < outbox->options.batch_keys_max && table_pop(outbox->table, shard, &item)) {
+    while (batch->keys < outbox->options.batch_keys_max && table_pop(table, shard, &item)) {
         int64_t units = item.micros / MICROS_PER_UNIT;
         int64_t fraction = item.micros % MICROS_PER_UNIT;
+        if (fans_out)
+            fan_out(outbox->targets, &item, outbox->made, &outbox->losses);
         if (fraction != 0)
-            carry_fraction(outbox, &item, fraction);
+            carry_fraction(outbox, fans_out, item.key, fraction);
         if (units != 0 || item.events > 0) {
             put_entry(batch, item.key, units);
-            batch->events += item.events;
+            batch->events += table == outbox->table ? item.events : 0;
         }
     }
 }
@@ -202,7 +229,7 @@ static void make_batch(struct outbox *outbox, uint32_t index)
 {
     struct batch *batch, *small;
 
-    if (!outbox->table || !table_has(outbox->table, index))
+    if (!table_has(draining_table(outbox), index))
         return;
     /* What is popped must have a place, so the batch is made as large as it can get, and then cut. */
     batch = malloc(sizeof(*batch) + outbox->options.batch_keys_max * ENTRY_BYTES_MAX);
@@ -289,6 +316,15 @@ static void forget_durable(struct outbox *outbox, struct shard *shard)
         forget_emptied(outbox, shard);
 }
 
+static void learn_durable(struct shard *shard, uint64_t durable)
+{
+    /* More than was ever sent can't be durable, whatever the reply says. */
+    if (durable > shard->acknowledged)
+        durable = shard->acknowledged;
+    if (durable > shard->durable)
+        shard->durable = durable;
+}
+
 uint64_t outbox_acknowledge(struct outbox *outbox, uint32_t index, uint64_t durable)
 {
     struct shard *shard = &outbox->shards[index];
@@ -297,16 +333,21 @@ uint64_t outbox_acknowledge(struct outbox *outbox, uint32_t index, uint64_t dura
     assert(shard->in_flight);
     shard->in_flight = false;
     events = step_cursor(outbox, shard);
-    /* More than was ever sent can't be durable, whatever the reply says. */
-    if (durable > shard->acknowledged)
-        durable = shard->acknowledged;
-    if (durable > shard->durable)
-        shard->durable = durable;
+    learn_durable(shard, durable);
     while (shard->cursor_seq <= shard->durable)
         events += step_cursor(outbox, shard);
     forget_durable(outbox, shard);
     bound_history(outbox);
     return events;
+}
+
+void outbox_note_durable(struct outbox *outbox, uint32_t index, uint64_t durable)
+{
+    struct shard *shard = &outbox->shards[index];
+
+    assert(shard->cursor_seq > shard->acknowledged);
+    learn_durable(shard, durable);
+    forget_durable(outbox, shard);
 }
 
 uint64_t outbox_rewind(struct outbox *outbox, uint32_t index, uint64_t last, struct outbox_loss *ret_loss)
@@ -332,12 +373,24 @@ uint64_t outbox_rewind(struct outbox *outbox, uint32_t index, uint64_t last, str
     return from - shard->cursor_seq;
 }
 
+static bool owes(const struct shard *shard)
+{
+    return shard->cursor_seq <= shard->newest_seq;
+}
+
+bool outbox_owes(const struct outbox *outbox)
+{
+    for (uint32_t i = 0; i < outbox->options.shards; i++)
+        if (owes(&outbox->shards[i]))
+            return true;
+    return false;
+}
+
 uint64_t outbox_probe(const struct outbox *outbox, uint32_t index)
 {
     const struct shard *shard = &outbox->shards[index];
-    bool owes = shard->cursor_seq <= shard->newest_seq;
 
-    return owes || shard->newest_seq == shard->durable ? 0 : shard->newest_seq + 1;
+    return owes(shard) || shard->newest_seq == shard->durable ? 0 : shard->newest_seq + 1;
 }
 
 bool outbox_unsend(struct outbox *outbox, uint32_t shard)
@@ -351,6 +404,11 @@ bool outbox_unsend(struct outbox *outbox, uint32_t shard)
 uint64_t outbox_emptied_events(const struct outbox *outbox)
 {
     return outbox->emptied_events;
+}
+
+struct fanout_losses outbox_fanout_losses(const struct outbox *outbox)
+{
+    return outbox->losses;
 }
 
 size_t outbox_history_bytes(const struct outbox *outbox)

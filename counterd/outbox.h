@@ -8,18 +8,21 @@
  * - acknowledged batches stay in a history until Redis says that they are in Postgres, so that they can be
  * sent again when Redis turns out to have gone back in time. The history is bounded by history_bytes: beyond
  * it the oldest batches are emptied, and if it comes to that, counted as lost. Only whole units are sent; the
- * fraction that is left of a key is carried into the table that fills.
+ * fraction that is left of a key is carried into the table that fills;
+ * - what the table's keys are fanned out to is sent behind them, and belongs to the table: it is drained when
+ * both are.
  */
 #ifndef COUNTERD_OUTBOX_H
 #define COUNTERD_OUTBOX_H
 
+#include "counterd/fanout.h"
 #include "lib/table.h"
 
 struct outbox;
 
 struct batch {
     uint64_t seq;
-    uint64_t events; /* increments behind it */
+    uint64_t events; /* increments behind it; of what was fanned out, none: they are counted once */
     size_t keys;     /* 0: emptied, but its number is still owed to Redis */
     size_t bytes;    /* of payload */
     char *payload;   /* entries, see batch_next_entry() */
@@ -41,9 +44,11 @@ void outbox_free(struct outbox *outbox);
 
 void outbox_set_history_bytes(struct outbox *outbox, size_t history_bytes);
 
-/* Starts to drain `table`; fractions go to `carry`. Both are kept, by reference, until outbox_drained() says
- * true and the next call of this. */
-void outbox_drain(struct outbox *outbox, struct table *table, struct table *carry);
+/* Starts to drain `table`, whose keys are fanned out as the targets say (NULL = they are not); fractions go
+ * to `carry`. All three are kept, by reference, until outbox_drained() says true and the next call of this.
+ */
+void outbox_drain(struct outbox *outbox, struct table *table, struct table *carry,
+                  const struct targets *targets);
 
 /* Whether all of the table has been acknowledged. */
 bool outbox_drained(const struct outbox *outbox);
@@ -59,6 +64,10 @@ uint64_t outbox_durable(const struct outbox *outbox, uint32_t shard);
 /* The batch in flight is in Redis (OK or DUP: both mean applied). Returns its events if it was not counted as
  * appended before, else 0. */
 uint64_t outbox_acknowledge(struct outbox *outbox, uint32_t shard, uint64_t durable);
+
+/* What the shard has sent is in Postgres up to `durable`; as outbox_acknowledge(), without a batch in flight.
+ */
+void outbox_note_durable(struct outbox *outbox, uint32_t shard, uint64_t durable);
 
 /* The seq that a probe should ask for; 0: none is needed, as the shard has nothing that Redis could have
  * forgotten, or the next batch will tell. */
@@ -78,12 +87,19 @@ uint64_t outbox_rewind(struct outbox *outbox, uint32_t shard, uint64_t last, str
  * Returns whether one was in flight. */
 bool outbox_unsend(struct outbox *outbox, uint32_t shard);
 
+/* What fanning out has lost so far. */
+struct fanout_losses outbox_fanout_losses(const struct outbox *outbox);
+
 /* Bytes held by acknowledged batches. */
 size_t outbox_history_bytes(const struct outbox *outbox);
 
 /* Increments of acknowledged batches that were emptied, and are not known to be in Postgres: at most so many
  * are in Redis only. */
 uint64_t outbox_emptied_events(const struct outbox *outbox);
+
+/* Whether a batch waits to be sent or answered; after outbox_rewind() also one that was acknowledged before.
+ */
+bool outbox_owes(const struct outbox *outbox);
 
 /* Increments not yet acknowledged: in the draining table and in batches. */
 uint64_t outbox_pending_events(const struct outbox *outbox);

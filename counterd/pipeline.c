@@ -9,6 +9,7 @@
 #include "lib/clock.h"
 #include "lib/id.h"
 #include "lib/log.h"
+#include "lib/targets.h"
 
 /* An append of so many members holds Redis for two to three milliseconds. */
 #define BATCH_KEYS_MAX 1000
@@ -20,12 +21,17 @@
 /* A shard that Redis refused is asked again so much later. */
 #define REFUSED_RETRY_MS 250
 
+/* How often a writer asks whether Redis still has what Postgres has not, when nothing else would show it. */
+#define PROBE_MS 5000
+
 /* What happens again and again is logged no more often than this. */
 #define LOG_INTERVAL_MS 10000
 
 struct pipeline {
     struct pipeline_options options;
     struct table *tables[2];
+    struct targets *targets[2];        /* by which each is filled and fanned out; references */
+    struct targets *targets_next;      /* for the next table; a reference */
     unsigned filling;                  /* index of the one that fills */
     uint64_t swaps;                    /* so far: the number of the table that fills */
     TAILQ_HEAD(, pipeline_wait) waits; /* in the order of their tables */
@@ -33,9 +39,11 @@ struct pipeline {
     struct store *store;
     struct event *tick;
     struct event *retry;    /* after a refusal */
+    struct event *probe;    /* armed while something acknowledged may not be in Postgres yet */
     struct event *deadline; /* while finishing: Redis has made no progress for so long */
-    bool tick_armed, swap_due, finishing, done;
+    bool tick_armed, probe_armed, swap_due, finishing, done;
     unsigned in_flight;
+    unsigned probing; /* shards that have been asked for and not been answered for */
     int64_t coalesce_ms;
     size_t keys_max;
     int64_t refused_logged_ms; /* 0 = never */
@@ -68,6 +76,8 @@ static void publish(struct pipeline *pipeline)
     counter_set(&stats->emptied, outbox_emptied_events(pipeline->outbox));
     counter_set(&stats->gathered_ms,
                 (uint64_t)(pipeline->draining_us > 0 ? pipeline->draining_us : pipeline->filling_us) / 1000);
+    counter_set(&stats->fanout_overflow, outbox_fanout_losses(pipeline->outbox).overflow);
+    counter_set(&stats->fanout_left_out, outbox_fanout_losses(pipeline->outbox).left_out);
 }
 
 /* All of the draining table is in Redis. */
@@ -79,9 +89,19 @@ static void note_drained(struct pipeline *pipeline)
     pipeline->draining_us = 0;
 }
 
+static void fill_table(struct pipeline *pipeline)
+{
+    struct targets **targets = &pipeline->targets[pipeline->filling];
+
+    targets_unref(*targets);
+    *targets = targets_ref(pipeline->targets_next);
+    ingest_set_table(pipeline->options.ingest, filling_table(pipeline), *targets);
+}
+
 static void finish_if_stored(struct pipeline *pipeline)
 {
-    if (!pipeline->finishing || pipeline->done || !outbox_drained(pipeline->outbox) ||
+    if (!pipeline->finishing || pipeline->done || pipeline->probing > 0 ||
+        !outbox_drained(pipeline->outbox) || outbox_owes(pipeline->outbox) ||
         table_events(filling_table(pipeline)) > 0)
         return;
     pipeline->done = true;
@@ -139,8 +159,9 @@ static void swap(struct pipeline *pipeline)
     pipeline->draining_us = since_us;
     pipeline->filling ^= 1;
     pipeline->swaps++;
-    ingest_set_table(pipeline->options.ingest, filling_table(pipeline));
-    outbox_drain(pipeline->outbox, pipeline->tables[pipeline->filling ^ 1], filling_table(pipeline));
+    fill_table(pipeline);
+    outbox_drain(pipeline->outbox, pipeline->tables[pipeline->filling ^ 1], filling_table(pipeline),
+                 pipeline->targets[pipeline->filling ^ 1]);
     pipeline->options.on_room(pipeline->options.context);
     send_all(pipeline);
 }
@@ -190,16 +211,42 @@ static void on_deadline(evutil_socket_t fd, short events, void *data)
     pipeline->options.on_done(pipeline->options.context);
 }
 
-/* Redis may have come back with less than it had acknowledged. A shard with something to send finds out by
- * that; the others ask, or it would stay unseen until their next increment. */
-static void probe_all(struct pipeline *pipeline)
+/* Redis may have come back with less than it had acknowledged, and a flusher may have set a shard back to
+ * what Postgres has. A shard with something to send finds out by that; the others ask, or it would stay
+ * unseen until their next increment. Returns whether any had to. */
+static bool probe_all(struct pipeline *pipeline)
 {
+    bool any = false;
+
     for (uint32_t shard = 0; shard < pipeline->options.config->shards; shard++) {
         uint64_t seq = outbox_probe(pipeline->outbox, shard);
-        if (seq > 0)
-            store_probe(pipeline->store, shard, pipeline->writer, outbox_durable(pipeline->outbox, shard),
-                        seq);
+        if (seq == 0)
+            continue;
+        any = true;
+        if (!store_ready(pipeline->store))
+            continue;
+        pipeline->probing++;
+        store_probe(pipeline->store, shard, pipeline->writer, outbox_durable(pipeline->outbox, shard), seq);
     }
+    return any;
+}
+
+static void arm_probe(struct pipeline *pipeline)
+{
+    if (!pipeline->probe_armed)
+        arm(pipeline->probe, PROBE_MS);
+    pipeline->probe_armed = true;
+}
+
+static void on_probe(evutil_socket_t fd, short events, void *data)
+{
+    struct pipeline *pipeline = data;
+
+    (void)fd;
+    (void)events;
+    pipeline->probe_armed = false;
+    if (probe_all(pipeline))
+        arm_probe(pipeline);
 }
 
 static void on_ready(void *context)
@@ -210,11 +257,11 @@ static void on_ready(void *context)
     atomic_store(&pipeline->options.stats->redis_misfit, false);
     log_event(LOG_LEVEL_INFO, "redis_ready", "writer=%s", pipeline->writer);
     memset(pipeline->refused, 0, sizeof(pipeline->refused));
-    probe_all(pipeline);
+    (void)!probe_all(pipeline);
     send_all(pipeline);
 }
 
-static void on_lost(void *context, enum store_state state, const struct error *error)
+static void on_lost(void *context, enum link_state state, const struct error *error)
 {
     struct pipeline *pipeline = context;
     struct stats *stats = pipeline->options.stats;
@@ -224,13 +271,13 @@ static void on_lost(void *context, enum store_state state, const struct error *e
     for (uint32_t shard = 0; shard < pipeline->options.config->shards; shard++)
         if (outbox_unsend(pipeline->outbox, shard))
             counter_add(&stats->resent_batches, 1);
-    pipeline->in_flight = 0;
+    pipeline->in_flight = pipeline->probing = 0;
     trouble_set(&stats->trouble, error->text);
-    atomic_store(&stats->redis_misfit, state == STORE_MISFIT);
+    atomic_store(&stats->redis_misfit, state == LINK_MISFIT);
     if (atomic_exchange(&stats->redis_ready, false))
         counter_add(&stats->redis_lost, 1);
-    log_event(state == STORE_MISFIT ? LOG_LEVEL_ERROR : LOG_LEVEL_WARN,
-              state == STORE_MISFIT ? "redis_misfit" : "redis_lost",
+    log_event(state == LINK_MISFIT ? LOG_LEVEL_ERROR : LOG_LEVEL_WARN,
+              state == LINK_MISFIT ? "redis_misfit" : "redis_lost",
               "error=%s hint=\"counting goes on in memory\" pending_increments=%" PRIu64 " keys=%zu",
               log_quote(quoted, span_of(error->text)),
               table_events(filling_table(pipeline)) + outbox_pending_events(pipeline->outbox),
@@ -246,6 +293,7 @@ static void acknowledge(struct pipeline *pipeline, uint32_t shard, uint64_t dura
     counter_add(&stats->appended_batches, 1);
     counter_set(&stats->appended_ms, (uint64_t)now_us / 1000);
     histogram_add(&stats->append, now_us - pipeline->sent_us[shard]);
+    arm_probe(pipeline);
     if (pipeline->finishing)
         arm(pipeline->deadline, pipeline->options.config->redis.timeout_ms);
 }
@@ -294,15 +342,20 @@ static void rewind_shard(struct pipeline *pipeline, uint32_t shard, uint64_t las
     }
 }
 
-static void on_gap(void *context, uint32_t shard, uint64_t last)
+static void on_probed(void *context, uint32_t shard, enum store_reply reply, uint64_t seq)
 {
     struct pipeline *pipeline = context;
-
     /* A batch that was sent meanwhile will be told the same, and is what the next answer belongs to. */
-    if (outbox_probe(pipeline->outbox, shard) == 0)
-        return;
-    rewind_shard(pipeline, shard, last);
-    send_shard(pipeline, shard);
+    bool idle = outbox_probe(pipeline->outbox, shard) > 0;
+
+    pipeline->probing--;
+    if (idle && reply == STORE_GAP) {
+        rewind_shard(pipeline, shard, seq);
+        send_shard(pipeline, shard);
+    } else if (idle && reply == STORE_APPLIED) {
+        outbox_note_durable(pipeline->outbox, shard, seq);
+    }
+    proceed(pipeline);
 }
 
 static void on_reply(void *context, uint32_t shard, enum store_reply reply, uint64_t seq, const char *why)
@@ -320,10 +373,15 @@ static void on_reply(void *context, uint32_t shard, enum store_reply reply, uint
     case STORE_REFUSED:
         refuse(pipeline, shard, why);
         break;
+    case STORE_UNREPLICATED:
+        counter_add(&pipeline->options.stats->unreplicated, 1);
+        refuse(pipeline, shard, why);
+        break;
     }
     send_shard(pipeline, shard);
-    /* The limit on batches in flight may have held other shards up. */
-    if (pipeline->in_flight == IN_FLIGHT_MAX - 1)
+    /* The limit on batches in flight may have held other shards up, or they have waited for what is fanned
+     * out: that is there once the whole table is on its way. */
+    if (pipeline->in_flight == IN_FLIGHT_MAX - 1 || pipeline->in_flight == 0)
         send_all(pipeline);
     proceed(pipeline);
 }
@@ -331,7 +389,7 @@ static void on_reply(void *context, uint32_t shard, enum store_reply reply, uint
 struct pipeline_limits pipeline_limits_of(const struct config *config)
 {
     return (struct pipeline_limits){config->coalesce_ms, (size_t)config->keys_max,
-                                    (size_t)config->history_bytes};
+                                    (size_t)config->history_bytes, config->targets};
 }
 
 struct pipeline *pipeline_new(const struct pipeline_options *options)
@@ -340,7 +398,7 @@ struct pipeline *pipeline_new(const struct pipeline_options *options)
     struct pipeline_limits limits = pipeline_limits_of(config);
     struct outbox_options outbox_options = {(uint32_t)config->shards, BATCH_KEYS_MAX, limits.history_bytes};
     struct pipeline *pipeline = calloc(1, sizeof(*pipeline));
-    struct store_callbacks callbacks = {pipeline, on_ready, on_lost, on_reply, on_gap};
+    struct store_callbacks callbacks = {pipeline, on_ready, on_lost, on_reply, on_probed, NULL};
 
     if (!pipeline)
         return NULL;
@@ -356,20 +414,22 @@ struct pipeline *pipeline_new(const struct pipeline_options *options)
     pipeline->store = store_new(options->base, config, BATCH_KEYS_MAX, &callbacks);
     pipeline->tick = evtimer_new(options->base, on_tick, pipeline);
     pipeline->retry = evtimer_new(options->base, on_retry, pipeline);
+    pipeline->probe = evtimer_new(options->base, on_probe, pipeline);
     pipeline->deadline = evtimer_new(options->base, on_deadline, pipeline);
     if (!pipeline->tables[0] || !pipeline->tables[1] || !pipeline->outbox || !pipeline->store ||
-        !pipeline->tick || !pipeline->retry || !pipeline->deadline) {
+        !pipeline->tick || !pipeline->retry || !pipeline->probe || !pipeline->deadline) {
         pipeline_free(pipeline);
         return NULL;
     }
-    ingest_set_table(options->ingest, filling_table(pipeline));
+    pipeline->targets_next = targets_ref(limits.targets);
+    fill_table(pipeline);
     publish(pipeline);
     return pipeline;
 }
 
 void pipeline_free(struct pipeline *pipeline)
 {
-    struct event **timers[] = {&pipeline->tick, &pipeline->retry, &pipeline->deadline};
+    struct event **timers[] = {&pipeline->tick, &pipeline->retry, &pipeline->probe, &pipeline->deadline};
 
     if (!pipeline)
         return;
@@ -377,6 +437,9 @@ void pipeline_free(struct pipeline *pipeline)
     outbox_free(pipeline->outbox);
     table_free(pipeline->tables[0]);
     table_free(pipeline->tables[1]);
+    targets_unref(pipeline->targets[0]);
+    targets_unref(pipeline->targets[1]);
+    targets_unref(pipeline->targets_next);
     for (size_t i = 0; i < ARRAY_LEN(timers); i++)
         if (*timers[i])
             event_free(*timers[i]);
@@ -390,6 +453,11 @@ void pipeline_set_limits(struct pipeline *pipeline, const struct pipeline_limits
     table_set_keys_max(pipeline->tables[0], limits->keys_max);
     table_set_keys_max(pipeline->tables[1], limits->keys_max);
     outbox_set_history_bytes(pipeline->outbox, limits->history_bytes);
+    targets_ref(limits->targets);
+    targets_unref(pipeline->targets_next);
+    pipeline->targets_next = limits->targets;
+    if (table_events(filling_table(pipeline)) == 0)
+        fill_table(pipeline);
 }
 
 bool pipeline_is_crowded(const struct pipeline *pipeline)
@@ -436,13 +504,15 @@ void pipeline_finish(struct pipeline *pipeline)
 {
     pipeline->finishing = true;
     arm(pipeline->deadline, pipeline->options.config->redis.timeout_ms);
+    (void)!probe_all(pipeline);
     proceed(pipeline);
 }
 
 struct pipeline_rest pipeline_take_rest(struct pipeline *pipeline)
 {
     struct pipeline_rest rest = {.events = table_events(filling_table(pipeline)) +
-                                           outbox_pending_events(pipeline->outbox)};
+                                           outbox_pending_events(pipeline->outbox),
+                                 .made = !outbox_drained(pipeline->outbox)};
     struct table_item item;
 
     for (uint32_t shard = 0; shard < pipeline->options.config->shards; shard++) {

@@ -21,6 +21,7 @@ struct pipeline_limits {
     int64_t coalesce_ms;
     size_t keys_max;
     size_t history_bytes;
+    struct targets *targets; /* borrowed */
 };
 
 struct pipeline_limits pipeline_limits_of(const struct config *config);
@@ -40,6 +41,8 @@ struct pipeline_options {
 struct pipeline *pipeline_new(const struct pipeline_options *options);
 void pipeline_free(struct pipeline *pipeline);
 
+/* Targets hold from the next table on, so that an event is counted by the old ones or by the new ones as a
+ * whole; at once, when nothing is gathered. */
 void pipeline_set_limits(struct pipeline *pipeline, const struct pipeline_limits *limits);
 
 /* The table that fills is nearly full of keys: whoever can wait should, until on_room. */
@@ -69,6 +72,7 @@ void pipeline_finish(struct pipeline *pipeline);
 /* What is not in Redis. */
 struct pipeline_rest {
     uint64_t events;         /* increments */
+    bool made;               /* whether some that are in Redis lack what they were to be fanned out to */
     uint64_t fraction_keys;  /* keys of which less than a unit is left */
     int64_t fraction_micros; /* their sum */
 };

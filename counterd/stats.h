@@ -90,19 +90,26 @@ struct stats {
     counter accepted;                         /* lines that count: increments */
     counter rejected[REJECT_COUNT];           /* lines, by reason */
     counter fields_ignored;
-    counter dropped;     /* datagrams that the kernel dropped before they were read */
-    counter overflow;    /* accepted lines that count under OVERFLOW_KEY */
-    counter keys;        /* in memory now; may fall */
-    counter table_bytes; /* of both tables; may fall */
-    counter appended;    /* increments that are in Redis */
+    counter dropped;  /* datagrams that the kernel dropped before they were read */
+    counter overflow; /* accepted lines that count under OVERFLOW_KEY */
+    counter
+        fanout_overflow; /* of those fanned out: counted under OVERFLOW_KEY instead of a key that was made */
+    counter fanout_left_out; /* of those fanned out: without such a key, as it would be too long or out of
+                                range */
+    counter keys;            /* in memory now; may fall */
+    counter table_bytes;     /* of both tables; may fall */
+    counter appended;        /* increments that are in Redis */
     counter appended_batches;
-    counter resent_batches; /* sent once more, after a lost connection or a rollback of Redis */
-    counter redis_lost;     /* connections to Redis lost */
-    counter redis_errors;   /* error replies */
-    counter gaps;           /* times that Redis was found to have gone back */
-    counter lost;           /* increments that no history held when Redis had gone back */
-    counter history_bytes;  /* of batches not yet known to be in Postgres; may fall */
-    counter emptied;        /* increments that only Redis has, as the history is full; may fall */
+    counter resent_batches;        /* sent once more, after a lost connection or a rollback of Redis */
+    counter redis_lost;            /* connections to Redis lost */
+    counter redis_errors;          /* error replies */
+    counter gaps;                  /* times that Redis was found to have gone back */
+    counter lost;                  /* increments that no history held when Redis had gone back */
+    counter unreplicated;          /* appends that too few replicas confirmed in time; sent again */
+    counter idempotent_duplicates; /* requests that had been applied before */
+    counter idempotent_conflicts;  /* requests refused because their key stands for another body */
+    counter history_bytes;         /* of batches not yet known to be in Postgres; may fall */
+    counter emptied;               /* increments that only Redis has, as the history is full; may fall */
     /* Monotonic milliseconds, 0 = never. */
     counter went_back_ms;    /* when Redis was last found to have gone back */
     counter appended_ms;     /* when Redis last took a batch */

@@ -91,6 +91,8 @@ static void add_table(cJSON *root, const struct figures *figures)
     add_number(group, "keys_max", figures->keys_max);
     add_number(group, "bytes", figures->table_bytes);
     add_number(group, "overflow", figures->overflow);
+    add_number(group, "fanout_overflow", figures->fanout_overflow);
+    add_number(group, "fanout_left_out", figures->fanout_left_out);
 }
 
 static void add_appended(cJSON *root, const struct figures *figures)
@@ -106,12 +108,21 @@ static void add_appended(cJSON *root, const struct figures *figures)
     add_age(group, "last_ms_ago", figures->appended_ago_ms);
 }
 
+static void add_idempotency(cJSON *root, const struct figures *figures)
+{
+    cJSON *group = cJSON_AddObjectToObject(root, "idempotency");
+
+    add_number(group, "duplicates", figures->idempotent_duplicates);
+    add_number(group, "conflicts", figures->idempotent_conflicts);
+}
+
 static void add_redis(cJSON *root, const struct figures *figures)
 {
     cJSON *group = cJSON_AddObjectToObject(root, "redis");
 
     add_number(group, "connections_lost", figures->redis_lost);
     add_number(group, "errors", figures->redis_errors);
+    add_number(group, "unreplicated", figures->unreplicated);
     add_number(group, "went_back", figures->went_back);
     add_number(group, "increments_lost", figures->lost);
     cJSON_AddBoolToObject(group, "ready", figures->redis_ready);
@@ -212,6 +223,7 @@ char *status_json(const struct status_view *view, const struct figures *figures,
     add_number(root, "pending", figures->pending);
     add_signed(root, "pending_oldest_ms", figures->pending_age_ms);
     add_appended(root, figures);
+    add_idempotency(root, figures);
     add_redis(root, figures);
     add_look(root, figures);
     if (recent)

@@ -1,42 +1,38 @@
-/* store - a worker's connection to Redis: keeps it up, and carries batches to the append script
+/* store - a worker's connection to Redis: carries batches to the append script, over a link that keeps itself
+ * up
  *
- * One connection, on the worker's loop. It connects by itself, again and again with a growing pause, and
- * introduces itself before anything is stored: password, database, and the number of shards, which is
- * recorded in Redis by whoever comes first and has to be the same for all. What is in flight when the
- * connection ends has an unknown outcome; telling the outbox is the owner's business (on_lost). Callbacks run
- * from the loop, never from inside a call.
+ * What is in flight when the connection ends has an unknown outcome; telling the outbox is the owner's
+ * business (on_lost). With redis.wait_replicas, a batch counts as applied only when so many replicas have it.
+ * Callbacks run from the loop, never from inside a call.
  */
 #ifndef COUNTERD_STORE_H
 #define COUNTERD_STORE_H
 
+#include "counterd/link.h"
+#include "counterd/once.h"
 #include "counterd/outbox.h"
 #include "counterd/stats.h"
-#include "lib/config.h"
 
-struct event_base;
 struct store;
 
 enum store_reply {
-    STORE_APPLIED, /* `seq` is the durable one */
-    STORE_GAP,     /* `seq` is the last one that Redis has */
-    STORE_REFUSED, /* not applied; ask again later. `why` says what Redis said */
-};
-
-enum store_state {
-    STORE_AWAY,   /* not reached; tried again */
-    STORE_MISFIT, /* reached, but it can't be used as configured; tried again all the same */
-    STORE_CONNECTING,
-    STORE_READY,
+    STORE_APPLIED,      /* `seq` is the durable one */
+    STORE_GAP,          /* `seq` is the last one that Redis has */
+    STORE_REFUSED,      /* not applied; ask again later. `why` says what Redis said */
+    STORE_UNREPLICATED, /* applied, but too few replicas have confirmed that they have it: send it again */
 };
 
 struct store_callbacks {
     void *context;
     void (*on_ready)(void *context);
-    /* The connection, or the try for one, has ended; `state` is STORE_AWAY or STORE_MISFIT. */
-    void (*on_lost)(void *context, enum store_state state, const struct error *error);
+    /* The connection, or the try for one, has ended; `state` is LINK_AWAY or LINK_MISFIT. */
+    void (*on_lost)(void *context, enum link_state state, const struct error *error);
     void (*on_reply)(void *context, uint32_t shard, enum store_reply reply, uint64_t seq, const char *why);
-    /* A probe found that Redis knows nothing of the writer after `last`. */
-    void (*on_gap)(void *context, uint32_t shard, uint64_t last);
+    /* The answer to a probe: as to an append, which STORE_APPLIED says would be taken. */
+    void (*on_probed)(void *context, uint32_t shard, enum store_reply reply, uint64_t seq);
+    /* What became of a part; `why` goes with ONCE_REFUSED. Nothing may be sent after ONCE_UNKNOWN, which
+     * comes when the connection ends, until on_ready. */
+    void (*on_part)(void *context, struct once_part *part, enum once_outcome outcome, const char *why);
 };
 
 /* Keeps `config` and `base`. Starts to connect at once. Gives NULL when out of memory. */
@@ -50,12 +46,16 @@ bool store_ready(const struct store *store);
 void store_append(struct store *store, uint32_t shard, const char *writer, uint64_t known_durable,
                   const struct batch *batch);
 
-/* Asks a ready store whether batch `seq` would be the next; on_gap tells if not, and nothing if it would. */
+/* Asks a ready store whether batch `seq` would be the next; on_probed tells, unless on_lost comes
+ * first. */
 void store_probe(struct store *store, uint32_t shard, const char *writer, uint64_t known_durable,
                  uint64_t seq);
 
-/* Connects and introduces itself once, on a loop of its own, for at most `wait_ms`. 0; -EHOSTUNREACH when
- * Redis is away; -EINVAL when it can't be used as configured. */
+/* Sends a part of a request, of a ready store. It must stay where it is until on_part has told its outcome,
+ * or the store is freed. False when out of memory: it was not sent, and the connection will end. */
+bool store_append_once(struct store *store, struct once_part *part);
+
+/* link_check(), for who has to do with stores only. */
 MUST_CHECK int store_check(const struct config *config, int64_t wait_ms, struct error *error);
 
 #endif

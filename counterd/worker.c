@@ -11,6 +11,7 @@
 #include "counterd/receiver.h"
 #include "counterd/stream.h"
 #include "lib/clock.h"
+#include "lib/targets.h"
 
 struct worker {
     struct worker_options options;
@@ -26,7 +27,7 @@ struct worker {
     int wake_fd;
     struct event *wake;
     pthread_mutex_t lock;
-    struct pipeline_limits limits;
+    struct pipeline_limits limits; /* holds a reference to its targets */
     bool shut, stop;
     bool is_shut, is_stopping; /* the worker's own: it has done so */
 };
@@ -90,10 +91,12 @@ static void on_wake(evutil_socket_t fd, short events, void *data)
         return;
     pthread_mutex_lock(&worker->lock);
     limits = worker->limits;
+    targets_ref(limits.targets);
     shut = worker->shut;
     stop = worker->stop;
     pthread_mutex_unlock(&worker->lock);
     pipeline_set_limits(worker->pipeline, &limits);
+    targets_unref(limits.targets);
     if (shut && !worker->is_shut) {
         for (size_t i = 0; i < worker->options.listeners_len; i++)
             listener_shut(&worker->options.listeners[i]);
@@ -168,6 +171,7 @@ struct worker *worker_new(const struct worker_options *options)
     }
     worker->options = *options;
     worker->limits = pipeline_limits_of(options->config);
+    targets_ref(worker->limits.targets);
     pthread_mutex_init(&worker->lock, NULL);
     stats_init(&worker->stats);
     if (!set_up(worker)) {
@@ -196,6 +200,7 @@ void worker_free(struct worker *worker)
     if (worker->base)
         event_base_free(worker->base);
     stats_done(&worker->stats);
+    targets_unref(worker->limits.targets);
     pthread_mutex_destroy(&worker->lock);
     free(worker);
 }
@@ -227,7 +232,9 @@ int worker_start(struct worker *worker, struct error *error)
 
 void worker_set_limits(struct worker *worker, const struct pipeline_limits *limits)
 {
+    targets_ref(limits->targets);
     pthread_mutex_lock(&worker->lock);
+    targets_unref(worker->limits.targets);
     worker->limits = *limits;
     pthread_mutex_unlock(&worker->lock);
     tell(worker->wake_fd);

@@ -30,7 +30,7 @@ void worker_free(struct worker *worker);
 /* Starts the thread. */
 MUST_CHECK int worker_start(struct worker *worker, struct error *error);
 
-/* From another thread: takes over new limits. */
+/* From another thread: takes over new limits, with a reference of its own to the targets. */
 void worker_set_limits(struct worker *worker, const struct pipeline_limits *limits);
 
 /* From another thread: lets no datagram in any more; those that are queued stay to be read. Before any worker

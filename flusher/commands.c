@@ -11,6 +11,7 @@
 #include "flusher/failure.h"
 #include "flusher/jobs.h"
 #include "flusher/migrate.h"
+#include "flusher/prune.h"
 #include "flusher/quarantine.h"
 #include "flusher/source_redis.h"
 #include "flusher/whole.h"
@@ -157,6 +158,11 @@ static int flush_all(struct session *session, struct error *error)
         r = finish_run(session, &result, started_ms, error);
         if (r < 0 && result.failure == 0)
             log_error(LOG_LEVEL_ERROR, "run_not_recorded", error);
+    }
+    if (result.failure == 0 && r == 0) {
+        r = prune_requests(session->postgres, session->source, session->config, error);
+        if (r < 0)
+            log_error(LOG_LEVEL_ERROR, "prune_failed", error);
     }
     r = failure_worse(result.failure, r);
     jobs_result_done(&result, session->config);

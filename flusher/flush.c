@@ -349,6 +349,8 @@ static int ship(struct flush *flush, struct flush_result *result, struct error *
         report(flush, &flush->cargo[i], result);
     for (size_t i = 0; i < flush->cargo_len && r >= 0; i++)
         r = let_go(flush, &flush->cargo[i], error);
+    if (r >= 0 && flush->source->settle)
+        r = flush->source->settle(flush->source->context, error);
     unload(flush);
     return r < 0 ? r : 0;
 }

@@ -39,6 +39,7 @@ struct job {
     struct source_redis *source;
     struct sink_postgres *sink;
     struct flush flush;
+    int64_t next, taken;    /* the shards that it has taken and not begun: from `next` up to before `taken` */
     struct jobs_result own; /* without the arrays */
 };
 
@@ -132,7 +133,7 @@ static int job_open(struct job *job, struct error *error)
             r = source_redis_new(config, &job->source, error);
     }
     if (r == 0)
-        r = sink_postgres_new(job->postgres, config->namespace, &job->sink, error);
+        r = sink_postgres_new(job->postgres, config, &job->sink, error);
     return r;
 }
 
@@ -151,13 +152,26 @@ static bool is_over(const struct pass *pass)
     return atomic_load(&pass->over) || (pass->options->stop_requested && pass->options->stop_requested());
 }
 
-/* The next shard that nobody has taken yet; false when there is none, or no use in going on. */
-static bool take_shard(struct pass *pass, int64_t *ret_shard)
+/* The next shard that nobody has taken yet; false when there is none, or no use in going on. Several are
+ * taken at a time, for the source to look ahead. */
+static bool take_shard(struct job *job, int64_t *ret_shard)
 {
-    if (is_over(pass))
+    int64_t shards = job->pass->options->config->shards;
+
+    if (is_over(job->pass))
         return false;
-    *ret_shard = atomic_fetch_add(&pass->next, 1);
-    return *ret_shard < pass->options->config->shards;
+    if (job->next == job->taken) {
+        job->next = atomic_fetch_add(&job->pass->next, SOURCE_AHEAD_MAX);
+        job->taken = job->next + SOURCE_AHEAD_MAX < shards ? job->next + SOURCE_AHEAD_MAX : shards;
+        if (job->next >= shards) {
+            job->next = job->taken;
+            return false;
+        }
+        job->flush.source->expect(job->flush.source->context, (uint32_t)job->next,
+                                  (uint32_t)(job->taken - job->next));
+    }
+    *ret_shard = job->next++;
+    return true;
 }
 
 static void finish_shard(struct job *job, int64_t shard)
@@ -194,7 +208,7 @@ static int64_t gather(struct job *job, int64_t gathered[FLUSH_CARGO_MAX], size_t
     int r = GATHERED_MORE;
 
     *ret_len = 0;
-    while (r != GATHERED_FULL && (*ret_more = take_shard(job->pass, &shard))) {
+    while (r != GATHERED_FULL && (*ret_more = take_shard(job, &shard))) {
         r = flush_gather(&job->flush, (uint32_t)shard, &result, &ignored);
         if (r < 0 || r == GATHERED_ALONE)
             return shard;

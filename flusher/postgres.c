@@ -63,17 +63,33 @@ static const char *one_line(const char *message, char *buf, size_t buf_bytes)
 
 /* --- connecting --- */
 
-/* A server that answers and has no place for us now says so in words only: libpq gives no SQLSTATE for a
- * connection that failed. The last two are PgBouncer's. */
+/* libpq gives no SQLSTATE for a connection that failed: what kind it is, only words tell. */
+static bool has_any(const char *message, const char *const *words, size_t len)
+{
+    for (size_t i = 0; i < len; i++)
+        if (strstr(message, words[i]))
+            return true;
+    return false;
+}
+
+/* A server that answers and has no place for us now. The last two are PgBouncer's. */
 static bool is_crowded(const char *message)
 {
     static const char *const words[] = {"too many", "connection slots", "no more connections",
                                         "server_login_retry", "query_wait_timeout"};
 
-    for (size_t i = 0; i < ARRAY_LEN(words); i++)
-        if (strstr(message, words[i]))
-            return true;
-    return false;
+    return has_any(message, words, ARRAY_LEN(words));
+}
+
+/* A server that was away when we came, and has answered since. */
+static bool was_away(const char *message)
+{
+    static const char *const words[] = {
+        "closed the connection", "the database system is", "terminating connection",
+        "Connection re",         "No such file",           "could not receive data",
+        "could not send",        "timeout expired",        "Broken pipe"};
+
+    return has_any(message, words, ARRAY_LEN(words));
 }
 
 static int refuse_connection(const PGconn *connection, const char *const *keywords, const char *const *values,
@@ -86,6 +102,8 @@ static int refuse_connection(const PGconn *connection, const char *const *keywor
     case PQPING_OK:
         if (is_crowded(message))
             return error_set(error, FAILURE_UNAVAILABLE, "Postgres has no free connection: %s", message);
+        if (was_away(message))
+            return error_set(error, FAILURE_UNAVAILABLE, "Postgres was away for a moment: %s", message);
         return error_set(error, FAILURE_CONFIG,
                          "Postgres refuses us, see 'postgres.url' and 'postgres.password_file': %s", message);
     case PQPING_NO_ATTEMPT:

@@ -60,10 +60,11 @@ static enum pgarray_type type_of(enum column column)
 struct sink_postgres {
     struct postgres *postgres;
     const char *namespace;
+    const char *left_out; /* what the writers begin with that get no row in the vector; "" = none */
     struct pgarray columns[COLUMN_COUNT];
 };
 
-int sink_postgres_new(struct postgres *postgres, const char *namespace, struct sink_postgres **ret_sink,
+int sink_postgres_new(struct postgres *postgres, const struct config *config, struct sink_postgres **ret_sink,
                       struct error *error)
 {
     struct sink_postgres *sink = calloc(1, sizeof(*sink));
@@ -71,7 +72,8 @@ int sink_postgres_new(struct postgres *postgres, const char *namespace, struct s
     if (!sink)
         return error_set(error, -ENOMEM, "out of memory");
     sink->postgres = postgres;
-    sink->namespace = namespace;
+    sink->namespace = config->namespace;
+    sink->left_out = config->idempotency.vector ? "" : TOKEN_WRITER;
     *ret_sink = sink;
     return 0;
 }
@@ -280,10 +282,14 @@ static int record(void *context, const struct cargo *cargo, size_t cargo_len, st
         "INSERT INTO counterd.ledger (namespace, shard, gen, prev_gen, keys, total, events, accepted_at_seal,"
         " cumulative_total, cumulative_events, correction, events_correction, opened_at, sealed_at, identity)"
         " SELECT $1, c.*, b.identity FROM c LEFT JOIN"
-        " (SELECT shard, jsonb_object_agg(writer, jsonb_build_array(low, high)) AS identity"
+        " (SELECT shard, jsonb_object_agg(writer, jsonb_build_array(low, high)) AS identity FROM"
+        /* Of requests only how many there are: they are thousands, and the ledger stays for good. */
+        " (SELECT shard, CASE WHEN once THEN 'once' ELSE writer END AS writer, min(low) AS low,"
+        " CASE WHEN bool_and(once) THEN count(*) ELSE max(high) END AS high"
+        " FROM (SELECT *, starts_with(writer, '" TOKEN_WRITER "') AS once"
         " FROM unnest($15::bigint[], $16::text[], $17::bigint[], $18::bigint[]) AS b (shard, writer, low, "
         "high)"
-        " WHERE writer <> '' GROUP BY shard) AS b USING (shard)";
+        " WHERE writer <> '') AS b GROUP BY 1, 2) AS b GROUP BY shard) AS b USING (shard)";
     struct sink_postgres *sink = context;
     struct parameters parameters = {0};
     int r = build_entries(sink, cargo, cargo_len, error);
@@ -299,13 +305,14 @@ static int move_vectors(struct sink_postgres *sink, struct error *error)
     static const char sql[] =
         "INSERT INTO counterd.writers (namespace, shard, writer, seq)"
         " SELECT $1, shard, writer, high FROM unnest($2::bigint[], $3::text[], $4::bigint[])"
-        " AS b (shard, writer, high) WHERE writer <> ''"
+        " AS b (shard, writer, high) WHERE writer <> '' AND ($5 = '' OR NOT starts_with(writer, $5))"
         " ON CONFLICT (namespace, shard, writer) DO UPDATE SET seq = EXCLUDED.seq";
     struct parameters parameters = {0};
 
     add_columns(&parameters, sink, BATCH_SHARDS, BATCH_SHARDS);
     add_columns(&parameters, sink, BATCH_WRITERS, BATCH_WRITERS);
     add_columns(&parameters, sink, BATCH_HIGHS, BATCH_HIGHS);
+    parameters_text(&parameters, sink->left_out);
     return postgres_execute(sink->postgres, sql, &parameters, NULL, error);
 }
 

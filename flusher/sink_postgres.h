@@ -8,7 +8,7 @@
 struct sink_postgres;
 
 /* Borrows both. */
-MUST_CHECK int sink_postgres_new(struct postgres *postgres, const char *namespace,
+MUST_CHECK int sink_postgres_new(struct postgres *postgres, const struct config *config,
                                  struct sink_postgres **ret_sink, struct error *error);
 void sink_postgres_free(struct sink_postgres *sink);
 

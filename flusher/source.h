@@ -59,6 +59,9 @@ void reset_done(struct reset *reset);
 enum seal_outcome { SEAL_NONE, SEAL_SEALED };
 enum read_outcome { READ_PAGE, READ_GONE };
 
+/* Shards that a source is told of ahead, at most. */
+#define SOURCE_AHEAD_MAX 16
+
 struct source {
     void *context;
 
@@ -71,7 +74,8 @@ struct source {
     int (*read)(void *context, uint32_t shard, const char *id, struct updates *updates, struct error *error);
 
     /* Frees the generation if it is the sealed one, and corrects the running totals; else nothing, as
-     * somebody else did. Its batches are durable from then on, unless it was set aside. */
+     * somebody else did. Its batches are durable from then on, unless it was set aside. Whether it went well
+     * may be known only after settle(). */
     int (*release)(void *context, uint32_t shard, const char *id, const struct correction *correction,
                    struct error *error);
 
@@ -79,6 +83,15 @@ struct source {
      * a generation set aside, and the shard goes on from `reset`. */
     int (*reset)(void *context, uint32_t shard, const char *id, const struct reset *reset,
                  struct error *error);
+
+    /* Waits until all releases are done; the first failure of one of them. NULL where release() waits itself.
+     */
+    int (*settle)(void *context, struct error *error);
+
+    /* Says early that these shards are going to be sealed next, in order, so that the source may ask for
+     * several at once. No promise: what it does not do, or fails to, seal() does. NULL where it would bring
+     * nothing. */
+    void (*expect)(void *context, uint32_t first, uint32_t len);
 };
 
 #endif

@@ -1,12 +1,11 @@
 #include "flusher/source_redis.h"
 
-#include <assert.h>
-#include <hiredis/hiredis.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "flusher/failure.h"
+#include "flusher/redis.h"
 #include "flusher/whole.h"
 #include "lib/id.h"
 #include "lib/log.h"
@@ -15,254 +14,104 @@
 #define PAGE_MEMBERS  5000
 #define PAGE_COMMANDS 4 /* MULTI, two in it, EXEC */
 
+/* The same for a page that comes along with a seal. Redis may do all that was sent ahead in one go. */
+#define AHEAD_MEMBERS 300
+
+/* Releases sent before their answers are waited for. */
+#define RELEASES_MAX 64
+
+/* What was asked before anybody wanted it. */
+struct ahead {
+    struct redisReply *seal; /* NULL = nothing */
+    struct redisReply *page; /* the first one of what was sealed */
+};
+
 struct source_redis {
     const struct config *config;
-    redisContext *connection; /* NULL = none */
+    struct redis *redis;
+    uint32_t ahead_first;                 /* shard */
+    struct ahead ahead[SOURCE_AHEAD_MAX]; /* of the shards from there on */
+    uint32_t page_shard;
+    struct redisReply *page; /* of page_shard, taken out of `ahead`; NULL = none */
+    size_t releases;         /* sent, and not answered yet */
 };
 
 int source_redis_new(const struct config *config, struct source_redis **ret_source, struct error *error)
 {
     struct source_redis *source = calloc(1, sizeof(*source));
+    int r;
 
     if (!source)
         return error_set(error, -ENOMEM, "out of memory");
     source->config = config;
-    *ret_source = source;
-    return 0;
+    r = redis_new(config, &source->redis, error);
+    if (r < 0)
+        free(source);
+    else
+        *ret_source = source;
+    return r;
 }
 
-static void disconnect(struct source_redis *source)
+static void forget_ahead(struct source_redis *source)
 {
-    if (source->connection)
-        redisFree(source->connection);
-    source->connection = NULL;
+    for (size_t i = 0; i < SOURCE_AHEAD_MAX; i++) {
+        reply_free(source->ahead[i].seal);
+        reply_free(source->ahead[i].page);
+        source->ahead[i] = (struct ahead){0};
+    }
+    reply_free(source->page);
+    source->page = NULL;
 }
 
 void source_redis_free(struct source_redis *source)
 {
     if (!source)
         return;
-    disconnect(source);
+    forget_ahead(source);
+    redis_free(source->redis);
     free(source);
 }
 
-/* --- failures --- */
-
-struct refusal {
-    const char *prefix; /* of Redis's error reply */
-    int failure;
-    const char *advice; /* what to do next */
-};
-
-static const struct refusal refusals[] = {
-    {"NOAUTH", FAILURE_CONFIG, "; give a password in 'redis.password_file' or 'redis.url'"},
-    {"WRONGPASS", FAILURE_CONFIG, "; see 'redis.password_file' and 'redis.url'"},
-    {"ERR invalid password", FAILURE_CONFIG, "; see 'redis.password_file' and 'redis.url'"},
-    {"ERR AUTH", FAILURE_CONFIG, "; this Redis has no password: leave it out"},
-    {"ERR Client sent AUTH", FAILURE_CONFIG, "; this Redis has no password: leave it out"},
-    {"NOPERM", FAILURE_CONFIG, "; allow this user the scripts' commands and keys (ACL SETUSER)"},
-    {"ERR DB index", FAILURE_CONFIG, "; see the database in 'redis.url'"},
-    {"ERR invalid DB index", FAILURE_CONFIG, "; see the database in 'redis.url'"},
-    {"ERR SELECT", FAILURE_CONFIG, "; see the database in 'redis.url'"},
-    {"MOVED", FAILURE_CONFIG, "; this is a Redis Cluster, which this version cannot use"},
-    {"ERR max number of clients", FAILURE_UNAVAILABLE, "; raise Redis's maxclients"},
-    {"LOADING", FAILURE_LATER, ""},
-    {"READONLY", FAILURE_LATER, "; this is a replica: 'redis.url' has to lead to the primary"},
-    {"OOM", FAILURE_LATER, "; raise Redis's maxmemory"},
-};
-
-static int refuse(const char *text, struct error *error)
+/* The answers to the releases that were sent. The worst that can be is that a generation stays sealed: the
+ * next run finds it in the ledger. */
+static int settle(void *context, struct error *error)
 {
-    for (size_t i = 0; i < ARRAY_LEN(refusals); i++)
-        if (strncmp(text, refusals[i].prefix, strlen(refusals[i].prefix)) == 0)
-            return error_set(error, refusals[i].failure, "Redis: %s%s", text, refusals[i].advice);
-    return error_set(error, FAILURE_LATER, "Redis: %s", text);
-}
-
-static int lose_connection(struct source_redis *source, const char *what, struct error *error)
-{
-    char url[REDIS_KEY_BYTES + HOST_LEN_MAX];
-    bool timed_out = source->connection && source->connection->err == REDIS_ERR_IO && errno == EAGAIN;
-    const char *reason = timed_out            ? "no answer within redis.timeout_ms"
-                         : source->connection ? source->connection->errstr
-                                              : "out of memory";
-
-    redis_address_format(&source->config->redis.address, url, sizeof(url));
-    error_set(error, FAILURE_UNAVAILABLE, "%s at %s: %s", what, url, reason);
-    disconnect(source);
-    return FAILURE_UNAVAILABLE;
-}
-
-/* Unlike what a script promises; nothing can be told from it. */
-static int misunderstand(const char *script, struct error *error)
-{
-    return error_set(
-        error, FAILURE_LATER,
-        "Redis: an answer to '%s' that this version does not understand; nothing was done with it", script);
-}
-
-/* --- commands --- */
-
-/* Gives the reply, also when it is an error. */
-static int command(struct source_redis *source, int argc, const char **argv, const size_t *lengths,
-                   redisReply **ret_reply, struct error *error)
-{
-    errno = 0;
-    *ret_reply = redisCommandArgv(source->connection, argc, argv, lengths);
-    return *ret_reply ? 0 : lose_connection(source, "the connection to Redis was lost", error);
-}
-
-static bool is_error(const redisReply *reply, const char *prefix)
-{
-    assert(reply);
-    return reply->type == REDIS_REPLY_ERROR && strncmp(reply->str, prefix, strlen(prefix)) == 0;
-}
-
-/* A command whose errors are failures and whose reply nobody looks at. */
-static int command_ok(struct source_redis *source, int argc, const char **argv, struct error *error)
-{
-    redisReply *reply;
-    int r = command(source, argc, argv, NULL, &reply, error);
-
-    if (r < 0)
-        return r;
-    if (is_error(reply, ""))
-        r = refuse(reply->str, error);
-    freeReplyObject(reply);
-    return r;
-}
-
-static int introduce(struct source_redis *source, struct error *error)
-{
-    const struct redis_address *address = &source->config->redis.address;
-    char database[16];
+    struct source_redis *source = context;
+    struct error ignored;
+    struct redisReply *reply;
     int r = 0;
 
-    if (address->password[0] != '\0' && address->user[0] != '\0')
-        r = command_ok(source, 3, (const char *[]){"AUTH", address->user, address->password}, error);
-    else if (address->password[0] != '\0')
-        r = command_ok(source, 2, (const char *[]){"AUTH", address->password}, error);
-    snprintf(database, sizeof(database), "%u", address->database);
-    if (r == 0 && address->database != 0)
-        r = command_ok(source, 2, (const char *[]){"SELECT", database}, error);
-    return r;
-}
-
-static int ensure_connected(struct source_redis *source, struct error *error)
-{
-    const struct redis_address *address = &source->config->redis.address;
-    int64_t timeout_ms = source->config->redis.timeout_ms;
-    struct timeval timeout = {timeout_ms / 1000, timeout_ms % 1000 * 1000};
-    int r;
-
-    if (source->connection)
-        return 0;
-    if (address->path[0] != '\0')
-        source->connection = redisConnectUnixWithTimeout(address->path, timeout);
-    else
-        source->connection = redisConnectWithTimeout(address->host, address->port, timeout);
-    if (!source->connection || source->connection->err ||
-        redisSetTimeout(source->connection, timeout) != REDIS_OK)
-        return lose_connection(source, "can't connect to Redis", error);
-    r = introduce(source, error);
-    if (r < 0)
-        disconnect(source);
-    return r;
-}
-
-/* EVALSHA, or EVAL where the server does not know the script. */
-static int evaluate(struct source_redis *source, enum script_id id, int argc, const char **argv,
-                    size_t *lengths, redisReply **ret_reply, struct error *error)
-{
-    int r = ensure_connected(source, error);
-
-    *ret_reply = NULL;
-    if (r == 0)
-        r = command(source, argc, argv, lengths, ret_reply, error);
-    if (r < 0 || !is_error(*ret_reply, "NOSCRIPT"))
-        return r;
-    freeReplyObject(*ret_reply);
-    argv[0] = "EVAL";
-    argv[1] = scripts[id].text;
-    lengths[0] = strlen(argv[0]);
-    lengths[1] = strlen(argv[1]);
-    return command(source, argc, argv, lengths, ret_reply, error);
-}
-
-/* Gives a reply that is an array. */
-static int run_script(struct source_redis *source, enum script_id id, uint32_t shard, const struct span *args,
-                      size_t args_len, redisReply **ret_reply, struct error *error)
-{
-    size_t len = 3 + SHARD_KEY_COUNT + args_len, argc = 0;
-    const char **argv = calloc(len, sizeof(*argv));
-    size_t *lengths = calloc(len, sizeof(*lengths));
-    struct shard_keys keys;
-    redisReply *reply = NULL;
-    int r = argv && lengths ? 0 : error_set(error, -ENOMEM, "out of memory");
-
-    if (r == 0) {
-        static_assert(SHARD_KEY_COUNT == 7, "the number of keys is spelled out below");
-        argv[argc++] = "EVALSHA";
-        argv[argc++] = scripts[id].sha1;
-        argv[argc++] = "7";
-        keyspace_shard_keys(&keys, source->config->namespace, shard);
-        for (int i = 0; i < SHARD_KEY_COUNT; i++)
-            argv[argc++] = keys.name[i];
-        for (size_t i = 0; i < argc; i++)
-            lengths[i] = strlen(argv[i]);
-        for (size_t i = 0; i < args_len; i++, argc++) {
-            argv[argc] = args[i].ptr;
-            lengths[argc] = args[i].len;
+    for (; source->releases > 0; source->releases--) {
+        int received = redis_receive(source->redis, &reply, r < 0 ? &ignored : error);
+        if (received < 0) {
+            source->releases = 0;
+            return r < 0 ? r : received;
         }
-        r = evaluate(source, id, (int)argc, argv, lengths, &reply, error);
+        if (r == 0)
+            r = reply_check(reply, error);
+        if (r == 0 && !reply_text_is(reply, 0, "RELEASED") && !reply_text_is(reply, 0, "GONE"))
+            r = reply_misunderstood("release", error);
+        reply_free(reply);
     }
-    free(argv);
-    free(lengths);
-    if (r == 0 && is_error(reply, ""))
-        r = refuse(reply->str, error);
-    else if (r == 0 && reply->type != REDIS_REPLY_ARRAY)
-        r = misunderstand(scripts[id].name, error);
-    if (r < 0)
-        freeReplyObject(reply);
-    else
-        *ret_reply = reply;
     return r;
+}
+
+/* A script, after all that was sent before has been answered. */
+static int run_script(struct source_redis *source, enum script_id id, uint32_t shard, const struct span *args,
+                      size_t args_len, struct redisReply **ret_reply, struct error *error)
+{
+    int r = settle(source, error);
+
+    return r < 0 ? r : redis_script(source->redis, id, shard, args, args_len, ret_reply, error);
 }
 
 /* --- replies --- */
 
-/* Element `index` as text; false when there is none such. */
-static bool take_text(const redisReply *reply, size_t index, struct span *ret_text)
-{
-    const redisReply *element = index < reply->elements ? reply->element[index] : NULL;
-
-    if (!element || (element->type != REDIS_REPLY_STRING && element->type != REDIS_REPLY_STATUS))
-        return false;
-    *ret_text = (struct span){element->str, (size_t)element->len};
-    return true;
-}
-
-static bool is_text(const redisReply *reply, size_t index, const char *expected)
+static bool take_id(const struct redisReply *reply, size_t index, char ret_id[GENERATION_ID_LEN_MAX + 1])
 {
     struct span text;
 
-    return take_text(reply, index, &text) && span_is(text, expected);
-}
-
-/* A number that may be missing: '' is 0. */
-static bool take_whole(const redisReply *reply, size_t index, int64_t *ret_number)
-{
-    struct span text;
-
-    *ret_number = 0;
-    return take_text(reply, index, &text) && (text.len == 0 || whole_parse(text, ret_number));
-}
-
-static bool take_id(const redisReply *reply, size_t index, char ret_id[GENERATION_ID_LEN_MAX + 1])
-{
-    struct span text;
-
-    if (!take_text(reply, index, &text) || text.len > GENERATION_ID_LEN_MAX)
+    if (!reply_text(reply, index, &text) || text.len > GENERATION_ID_LEN_MAX)
         return false;
     memcpy(ret_id, text.ptr, text.len);
     ret_id[text.len] = '\0';
@@ -270,11 +119,11 @@ static bool take_id(const redisReply *reply, size_t index, char ret_id[GENERATIO
 }
 
 /* The pairs of writer and "low-high" from element `from` on. */
-static bool take_batches(const redisReply *reply, size_t from, struct generation *generation)
+static bool take_batches(const struct redisReply *reply, size_t from, struct generation *generation)
 {
-    size_t len = (reply->elements - from) / 2;
+    size_t len = (reply_len(reply) - from) / 2;
 
-    if ((reply->elements - from) % 2 != 0)
+    if ((reply_len(reply) - from) % 2 != 0)
         return false;
     generation->batches = calloc(len + 1, sizeof(struct batches));
     if (!generation->batches)
@@ -282,7 +131,7 @@ static bool take_batches(const redisReply *reply, size_t from, struct generation
     for (size_t i = 0; i < len; i++) {
         struct batches *batches = &generation->batches[i];
         struct span writer, range;
-        if (!take_text(reply, from + 2 * i, &writer) || !take_text(reply, from + 2 * i + 1, &range) ||
+        if (!reply_text(reply, from + 2 * i, &writer) || !reply_text(reply, from + 2 * i + 1, &range) ||
             !whole_parse_range(range, &batches->low, &batches->high))
             return false;
         batches->writer = strndup(writer.ptr, writer.len);
@@ -293,19 +142,20 @@ static bool take_batches(const redisReply *reply, size_t from, struct generation
     return true;
 }
 
-static bool take_generation(const redisReply *reply, struct generation *generation)
+static bool take_generation(const struct redisReply *reply, struct generation *generation)
 {
     int64_t members;
 
-    if (reply->elements < 11 || !take_id(reply, 2, generation->id) ||
-        !take_id(reply, 4, generation->prev_id) || !take_whole(reply, 5, &generation->opened_ms) ||
-        !take_whole(reply, 6, &generation->sealed_ms) || !take_whole(reply, 7, &generation->last_append_ms) ||
-        !take_whole(reply, 8, &generation->accepted_at_seal) ||
-        !take_whole(reply, 9, &generation->events_at_seal) || !take_whole(reply, 10, &members) ||
+    if (reply_len(reply) < 11 || !take_id(reply, 2, generation->id) ||
+        !take_id(reply, 4, generation->prev_id) || !reply_whole(reply, 5, &generation->opened_ms) ||
+        !reply_whole(reply, 6, &generation->sealed_ms) ||
+        !reply_whole(reply, 7, &generation->last_append_ms) ||
+        !reply_whole(reply, 8, &generation->accepted_at_seal) ||
+        !reply_whole(reply, 9, &generation->events_at_seal) || !reply_whole(reply, 10, &members) ||
         generation->id[0] == '\0' || members < 0)
         return false;
-    generation->recovered = !is_text(reply, 3, "1");
-    generation->set_aside = is_text(reply, 3, "ASIDE");
+    generation->recovered = !reply_text_is(reply, 3, "1");
+    generation->set_aside = reply_text_is(reply, 3, "ASIDE");
     generation->members = (size_t)members;
     return take_batches(reply, 11, generation);
 }
@@ -321,13 +171,13 @@ static int refuse_member(struct span member, struct span score, struct error *er
         log_quote(member_text, member), log_quote(score_text, score), KEY_LEN_MAX);
 }
 
-static int take_page(const redisReply *page, struct updates *updates, struct error *error)
+static int take_page(const struct redisReply *page, struct updates *updates, struct error *error)
 {
-    for (size_t i = 0; i + 1 < page->elements; i += 2) {
+    for (size_t i = 0; i + 1 < reply_len(page); i += 2) {
         struct span key, score;
         int64_t delta;
-        if (!take_text(page, i, &key) || !take_text(page, i + 1, &score))
-            return misunderstand("read", error);
+        if (!reply_text(page, i, &key) || !reply_text(page, i + 1, &score))
+            return reply_misunderstood("read", error);
         if (!whole_parse(score, &delta) || delta > SCORE_MAX || delta < -SCORE_MAX || key.len == 0 ||
             key.len > KEY_LEN_MAX || memchr(key.ptr, ' ', key.len) || memchr(key.ptr, '\0', key.len))
             return refuse_member(key, score, error);
@@ -341,113 +191,81 @@ static int take_page(const redisReply *page, struct updates *updates, struct err
 
 /* --- replicas --- */
 
-/* The answer to WAIT may take as long as WAIT itself. */
-static int set_timeout(struct source_redis *source, int64_t ms)
-{
-    struct timeval timeout = {ms / 1000, ms % 1000 * 1000};
-
-    return redisSetTimeout(source->connection, timeout) == REDIS_OK ? 0 : -EINVAL;
-}
-
 /* Whether enough replicas have all that Redis had done before the last answer on this connection: not only
  * what this connection wrote, so also what an earlier run sealed. */
 static int wait_replicas(struct source_redis *source, struct error *error)
 {
-    int64_t wanted = source->config->redis.wait_replicas, timeout_ms = source->config->redis.timeout_ms;
+    int64_t wanted = source->config->redis.wait_replicas, timeout_ms = source->config->redis.timeout_ms, have;
     char number[24], timeout[24];
-    redisReply *reply;
-    long long have;
+    struct redisReply *reply;
     int r;
 
     if (wanted == 0)
         return 0;
     snprintf(number, sizeof(number), "%" PRId64, wanted);
     snprintf(timeout, sizeof(timeout), "%" PRId64, timeout_ms);
-    if (set_timeout(source, 2 * timeout_ms) < 0)
-        return lose_connection(source, "can't set a timeout for Redis", error);
-    r = command(source, 3, (const char *[]){"WAIT", number, timeout}, NULL, &reply, error);
+    r = settle(source, error);
+    if (r == 0)
+        r = redis_command_slow(source->redis, (const char *[]){"WAIT", number, timeout, NULL}, timeout_ms,
+                               &reply, error);
     if (r < 0)
         return r;
-    if (set_timeout(source, timeout_ms) < 0)
-        r = lose_connection(source, "can't set a timeout for Redis", error);
-    else if (is_error(reply, ""))
-        r = refuse(reply->str, error);
-    else if (reply->type != REDIS_REPLY_INTEGER)
-        r = misunderstand("WAIT", error);
-    have = reply->integer;
-    freeReplyObject(reply);
-    if (r == 0 && have < wanted)
+    if (!reply_number(reply, &have))
+        r = reply_misunderstood("WAIT", error);
+    else if (have < wanted)
         r = error_set(error, FAILURE_LATER,
-                      "%lld of %" PRId64 " replicas of Redis have the sealed generation within %" PRId64
+                      "%" PRId64 " of %" PRId64
+                      " replicas of Redis have the sealed generation within %" PRId64
                       " ms; nothing was written to Postgres. See INFO replication, 'redis.wait_replicas' and "
                       "'redis.timeout_ms'",
                       have, wanted, timeout_ms);
+    reply_free(reply);
     return r;
 }
 
 /* --- the seam --- */
 
-static int seal(void *context, uint32_t shard, struct generation *ret_generation, struct error *error)
-{
-    char id[ID_LEN + 1];
-    redisReply *reply;
-    int r;
-
-    id_new(id);
-    r = run_script(context, SCRIPT_SEAL, shard, (struct span[]){span_of(id)}, 1, &reply, error);
-    if (r < 0)
-        return r;
-    if (!take_whole(reply, 1, &ret_generation->now_ms))
-        r = misunderstand("seal", error);
-    else if (is_text(reply, 0, "NONE"))
-        r = SEAL_NONE;
-    else if (is_text(reply, 0, "SEALED") && take_generation(reply, ret_generation))
-        r = SEAL_SEALED;
-    else
-        r = misunderstand("seal", error);
-    freeReplyObject(reply);
-    if (r == SEAL_SEALED) {
-        int waited = wait_replicas(context, error);
-        r = waited < 0 ? waited : r;
-    }
-    return r;
-}
-
-/* Sends a page's commands as one transaction; false when the connection is of no more use. */
-static bool send_page(struct source_redis *source, uint32_t shard, size_t from)
+/* Sends a page's commands as one transaction; returns how many were sent. */
+static unsigned send_page(struct source_redis *source, uint32_t shard, size_t from, size_t members)
 {
     struct shard_keys keys;
+    char first[24], last[24];
     const char *meta = keys.name[SHARD_KEY_META], *sealed = keys.name[SHARD_KEY_SEALED];
+    const char *const *commands[PAGE_COMMANDS] = {
+        (const char *[]){"MULTI", NULL}, (const char *[]){"HGET", meta, "sealed_gen", NULL},
+        (const char *[]){"ZRANGE", sealed, first, last, "WITHSCORES", NULL}, (const char *[]){"EXEC", NULL}};
+    unsigned sent = 0;
 
     keyspace_shard_keys(&keys, source->config->namespace, shard);
-    return redisAppendCommand(source->connection, "MULTI") == REDIS_OK &&
-           redisAppendCommand(source->connection, "HGET %s sealed_gen", meta) == REDIS_OK &&
-           redisAppendCommand(source->connection, "ZRANGE %s %lu %lu WITHSCORES", sealed, from,
-                              from + PAGE_MEMBERS - 1) == REDIS_OK &&
-           redisAppendCommand(source->connection, "EXEC") == REDIS_OK;
+    snprintf(first, sizeof(first), "%zu", from);
+    snprintf(last, sizeof(last), "%zu", from + members - 1);
+    while (sent < PAGE_COMMANDS && redis_send(source->redis, commands[sent]))
+        sent++;
+    return sent;
 }
 
 /* Gives EXEC's reply: the id of what is sealed, and the page. An error of any of the commands is a failure.
  */
-static int receive_page(struct source_redis *source, redisReply **ret_reply, struct error *error)
+static int receive_page(struct source_redis *source, unsigned sent, struct redisReply **ret_reply,
+                        struct error *error)
 {
-    redisReply *last = NULL;
-    int r = 0;
+    struct redisReply *last = NULL;
+    int r = sent == PAGE_COMMANDS ? 0 : error_set(error, FAILURE_UNAVAILABLE, "can't send to Redis");
 
-    for (int i = 0; i < PAGE_COMMANDS; i++) {
-        freeReplyObject(last);
-        last = NULL;
-        errno = 0;
-        if (redisGetReply(source->connection, (void **)&last) != REDIS_OK)
-            return lose_connection(source, "the connection to Redis was lost", error);
-        if (r == 0 && is_error(last, ""))
-            r = refuse(last->str, error);
+    for (unsigned i = 0; i < sent; i++) {
+        struct error ignored;
+        int received;
+        reply_free(last);
+        received = redis_receive(source->redis, &last, r < 0 ? &ignored : error);
+        if (received < 0)
+            return r < 0 ? r : received;
+        if (r == 0)
+            r = reply_check(last, error);
     }
-    for (size_t i = 0; r == 0 && last->type == REDIS_REPLY_ARRAY && i < last->elements; i++)
-        if (is_error(last->element[i], ""))
-            r = refuse(last->element[i]->str, error);
+    for (size_t i = 0; r == 0 && i < reply_len(last); i++)
+        r = reply_check(reply_element(last, i), error);
     if (r < 0)
-        freeReplyObject(last);
+        reply_free(last);
     else
         *ret_reply = last;
     return r;
@@ -455,29 +273,130 @@ static int receive_page(struct source_redis *source, redisReply **ret_reply, str
 
 /* PROTOCOL's step "read" is the one that needs no script: id and page come out of one MULTI, so nothing can
  * come between them, and Redis is spared making a Lua table of the page, a third of what reading costs it. */
+static int fetch_page(struct source_redis *source, uint32_t shard, size_t from, struct redisReply **ret_reply,
+                      struct error *error)
+{
+    int r = settle(source, error);
+
+    if (r == 0 && from == 0 && source->page && source->page_shard == shard) {
+        *ret_reply = source->page;
+        source->page = NULL;
+        return 0;
+    }
+    /* Whoever asks for a page has sealed before; so only a connection lost since then has to be made again.
+     */
+    if (r == 0)
+        r = redis_connect(source->redis, error);
+    return r < 0 ? r : receive_page(source, send_page(source, shard, from, PAGE_MEMBERS), ret_reply, error);
+}
+
 static int read_page(void *context, uint32_t shard, const char *id, struct updates *updates,
                      struct error *error)
 {
-    struct source_redis *source = context;
-    redisReply *reply = NULL;
+    struct redisReply *reply;
+    const struct redisReply *page;
     struct span sealed_id;
-    int r = ensure_connected(source, error);
+    int r = fetch_page(context, shard, updates_added(updates), &reply, error);
 
-    if (r == 0 && !send_page(source, shard, updates_added(updates)))
-        r = lose_connection(source, "can't send to Redis", error);
-    if (r == 0)
-        r = receive_page(source, &reply, error);
     if (r < 0)
         return r;
-    assert(reply);
-    if (reply->type != REDIS_REPLY_ARRAY || reply->elements != 2 ||
-        reply->element[1]->type != REDIS_REPLY_ARRAY || reply->element[1]->elements % 2 != 0)
-        r = misunderstand("read", error);
-    else if (!take_text(reply, 0, &sealed_id) || !span_is(sealed_id, id))
+    page = reply_element(reply, 1);
+    if (reply_len(reply) != 2 || !reply_is_array(page) || reply_len(page) % 2 != 0)
+        r = reply_misunderstood("read", error);
+    else if (!reply_text(reply, 0, &sealed_id) || !span_is(sealed_id, id))
         r = READ_GONE;
     else
-        r = take_page(reply->element[1], updates, error);
-    freeReplyObject(reply);
+        r = take_page(page, updates, error);
+    reply_free(reply);
+    return r;
+}
+
+/* --- ahead --- */
+
+/* Takes what came in order, as far as the connection holds. */
+static void receive_ahead(struct source_redis *source, size_t seals, unsigned last_page)
+{
+    struct error ignored;
+
+    for (size_t i = 0; i < seals; i++) {
+        struct ahead *ahead = &source->ahead[i];
+        if (redis_receive(source->redis, &ahead->seal, &ignored) < 0)
+            return;
+        if (reply_check(ahead->seal, &ignored) < 0) {
+            reply_free(ahead->seal);
+            ahead->seal = NULL;
+        }
+        if (receive_page(source, i + 1 == seals ? last_page : PAGE_COMMANDS, &ahead->page, &ignored) < 0)
+            ahead->page = NULL;
+    }
+}
+
+/* Seals are asked for together with the first page of what they seal: a page says itself of which generation
+ * it is. What goes wrong is asked for again by seal(), and what is wrong is said there. */
+static void expect(void *context, uint32_t first, uint32_t len)
+{
+    struct source_redis *source = context;
+    struct error ignored;
+    unsigned last_page = PAGE_COMMANDS;
+    size_t seals = 0;
+    char id[ID_LEN + 1];
+
+    forget_ahead(source);
+    if (settle(source, &ignored) < 0)
+        return;
+    source->ahead_first = first;
+    for (; seals < len && seals < SOURCE_AHEAD_MAX && last_page == PAGE_COMMANDS; seals++) {
+        id_new(id);
+        if (!redis_send_script(source->redis, SCRIPT_SEAL, first + (uint32_t)seals,
+                               (struct span[]){span_of(id)}, 1))
+            break;
+        last_page = send_page(source, first + (uint32_t)seals, 0, AHEAD_MEMBERS);
+    }
+    receive_ahead(source, seals, last_page);
+}
+
+/* What seal answered ahead, if it did; the page is kept. */
+static struct redisReply *take_ahead(struct source_redis *source, uint32_t shard)
+{
+    struct ahead *ahead = &source->ahead[shard - source->ahead_first];
+    struct redisReply *seal;
+
+    if (shard < source->ahead_first || shard - source->ahead_first >= SOURCE_AHEAD_MAX)
+        return NULL;
+    seal = ahead->seal;
+    reply_free(source->page);
+    source->page = ahead->page;
+    source->page_shard = shard;
+    *ahead = (struct ahead){0};
+    return seal;
+}
+
+/* --- the seam --- */
+
+static int seal(void *context, uint32_t shard, struct generation *ret_generation, struct error *error)
+{
+    char id[ID_LEN + 1];
+    struct redisReply *reply = take_ahead(context, shard);
+    int r = 0;
+
+    id_new(id);
+    if (!reply)
+        r = run_script(context, SCRIPT_SEAL, shard, (struct span[]){span_of(id)}, 1, &reply, error);
+    if (r < 0)
+        return r;
+    if (!reply_whole(reply, 1, &ret_generation->now_ms))
+        r = reply_misunderstood("seal", error);
+    else if (reply_text_is(reply, 0, "NONE"))
+        r = SEAL_NONE;
+    else if (reply_text_is(reply, 0, "SEALED") && take_generation(reply, ret_generation))
+        r = SEAL_SEALED;
+    else
+        r = reply_misunderstood("seal", error);
+    reply_free(reply);
+    if (r == SEAL_SEALED) {
+        int waited = wait_replicas(context, error);
+        r = waited < 0 ? waited : r;
+    }
     return r;
 }
 
@@ -485,14 +404,14 @@ static int read_page(void *context, uint32_t shard, const char *id, struct updat
 static int run_step(struct source_redis *source, enum script_id id, uint32_t shard, const struct span *args,
                     size_t args_len, const char *done, struct error *error)
 {
-    redisReply *reply;
+    struct redisReply *reply;
     int r = run_script(source, id, shard, args, args_len, &reply, error);
 
     if (r < 0)
         return r;
-    if (!is_text(reply, 0, done) && !is_text(reply, 0, "GONE"))
-        r = misunderstand(scripts[id].name, error);
-    freeReplyObject(reply);
+    if (!reply_text_is(reply, 0, done) && !reply_text_is(reply, 0, "GONE"))
+        r = reply_misunderstood(scripts[id].name, error);
+    reply_free(reply);
     return r;
 }
 
@@ -505,10 +424,16 @@ static struct span spell(char buf[24], int64_t number)
 static int release(void *context, uint32_t shard, const char *id, const struct correction *correction,
                    struct error *error)
 {
+    struct source_redis *source = context;
     char total[24], events[24];
     struct span args[] = {span_of(id), spell(total, correction->total), spell(events, correction->events)};
 
-    return run_step(context, SCRIPT_RELEASE, shard, args, ARRAY_LEN(args), "RELEASED", error);
+    if (source->releases < RELEASES_MAX &&
+        redis_send_script(source->redis, SCRIPT_RELEASE, shard, args, ARRAY_LEN(args))) {
+        source->releases++;
+        return 0;
+    }
+    return run_step(source, SCRIPT_RELEASE, shard, args, ARRAY_LEN(args), "RELEASED", error);
 }
 
 static int reset(void *context, uint32_t shard, const char *id, const struct reset *to, struct error *error)
@@ -540,18 +465,18 @@ static int reset(void *context, uint32_t shard, const char *id, const struct res
 
 struct source source_redis_seam(struct source_redis *source)
 {
-    return (struct source){source, seal, read_page, release, reset};
+    return (struct source){source, seal, read_page, release, reset, settle, expect};
 }
 
 /* --- beside the seam --- */
 
-static int compare_shards(const struct source_redis *source, const redisReply *reply, struct error *error)
+static int compare_shards(const struct source_redis *source, const struct redisReply *reply,
+                          struct error *error)
 {
     int64_t recorded;
 
-    if (reply->type != REDIS_REPLY_STRING ||
-        !whole_parse((struct span){reply->str, (size_t)reply->len}, &recorded))
-        return misunderstand("GET shards", error);
+    if (!reply_number(reply, &recorded))
+        return reply_misunderstood("GET shards", error);
     if (recorded == source->config->shards)
         return 0;
     return error_set(error, FAILURE_CONFIG,
@@ -564,26 +489,24 @@ static int compare_shards(const struct source_redis *source, const redisReply *r
 int source_redis_check_shards(struct source_redis *source, bool record, struct error *error)
 {
     char key[REDIS_KEY_BYTES], shards[24];
-    redisReply *reply;
-    int r = ensure_connected(source, error);
+    struct redisReply *reply;
+    int r = settle(source, error);
 
     keyspace_shards_key(key, source->config->namespace);
     snprintf(shards, sizeof(shards), "%" PRId64, source->config->shards);
     /* Looked at before it is written: a Redis that is full refuses every SET, and needs the flush most. */
     for (int pass = 0; r == 0 && pass < 2; pass++) {
         bool missing;
-        r = command(source, 2, (const char *[]){"GET", key}, NULL, &reply, error);
+        r = redis_command(source->redis, (const char *[]){"GET", key, NULL}, &reply, error);
         if (r < 0)
             return r;
-        missing = reply->type == REDIS_REPLY_NIL;
-        if (is_error(reply, ""))
-            r = refuse(reply->str, error);
-        else if (!missing)
+        missing = reply_is_nil(reply);
+        if (!missing)
             r = compare_shards(source, reply, error);
-        freeReplyObject(reply);
+        reply_free(reply);
         if (!missing || !record)
             return r;
-        r = command_ok(source, 4, (const char *[]){"SET", key, shards, "NX"}, error);
+        r = redis_command(source->redis, (const char *[]){"SET", key, shards, "NX", NULL}, NULL, error);
     }
     return r;
 }
@@ -593,19 +516,19 @@ int source_redis_peek(struct source_redis *source, struct span key, struct peek 
 {
     uint32_t shard = keyspace_shard(keyspace_hash(key), (uint32_t)source->config->shards);
     struct peek peek;
-    redisReply *reply;
+    struct redisReply *reply;
     int r = run_script(source, SCRIPT_PEEK, shard, &key, 1, &reply, error);
 
     if (r < 0)
         return r;
-    peek.in_open = !is_text(reply, 0, "");
-    peek.in_sealed = !is_text(reply, 1, "");
-    if (!take_whole(reply, 0, &peek.open) || !take_whole(reply, 1, &peek.sealed) ||
+    peek.in_open = !reply_text_is(reply, 0, "");
+    peek.in_sealed = !reply_text_is(reply, 1, "");
+    if (!reply_whole(reply, 0, &peek.open) || !reply_whole(reply, 1, &peek.sealed) ||
         !take_id(reply, 2, peek.sealed_id) || !take_id(reply, 3, peek.prev_id))
-        r = misunderstand("peek", error);
+        r = reply_misunderstood("peek", error);
     else
         *ret_peek = peek;
-    freeReplyObject(reply);
+    reply_free(reply);
     return r;
 }
 
@@ -613,36 +536,56 @@ int source_redis_state(struct source_redis *source, uint32_t shard, struct shard
                        struct error *error)
 {
     struct shard_state state;
-    redisReply *reply;
+    struct redisReply *reply;
     int r = run_script(source, SCRIPT_STATE, shard, NULL, 0, &reply, error);
 
     if (r < 0)
         return r;
-    if (!take_whole(reply, 0, &state.now_ms) || !take_whole(reply, 1, &state.open_members) ||
-        !take_whole(reply, 2, &state.sealed_members) || !take_whole(reply, 3, &state.accepted) ||
-        !take_whole(reply, 4, &state.accepted_at_seal) || !take_whole(reply, 5, &state.events) ||
-        !take_whole(reply, 6, &state.events_at_seal) || !take_id(reply, 7, state.sealed_id) ||
-        !take_id(reply, 8, state.prev_id) || !take_whole(reply, 9, &state.opened_ms) ||
-        !take_whole(reply, 10, &state.sealed_opened_ms))
-        r = misunderstand("state", error);
+    if (!reply_whole(reply, 0, &state.now_ms) || !reply_whole(reply, 1, &state.open_members) ||
+        !reply_whole(reply, 2, &state.sealed_members) || !reply_whole(reply, 3, &state.accepted) ||
+        !reply_whole(reply, 4, &state.accepted_at_seal) || !reply_whole(reply, 5, &state.events) ||
+        !reply_whole(reply, 6, &state.events_at_seal) || !take_id(reply, 7, state.sealed_id) ||
+        !take_id(reply, 8, state.prev_id) || !reply_whole(reply, 9, &state.opened_ms) ||
+        !reply_whole(reply, 10, &state.sealed_opened_ms))
+        r = reply_misunderstood("state", error);
     else
         *ret_state = state;
-    freeReplyObject(reply);
+    reply_free(reply);
+    return r;
+}
+
+int source_redis_forget(struct source_redis *source, uint32_t shard, const char *const *writers,
+                        size_t writers_len, struct error *error)
+{
+    static const enum shard_key hashes[] = {SHARD_KEY_WRITERS, SHARD_KEY_DURABLE};
+    const char **words = calloc(2 + writers_len + 1, sizeof(*words));
+    struct shard_keys keys;
+    int r = words ? settle(source, error) : error_set(error, -ENOMEM, "out of memory");
+
+    keyspace_shard_keys(&keys, source->config->namespace, shard);
+    for (size_t i = 0; i < ARRAY_LEN(hashes) && r == 0; i++) {
+        words[0] = "HDEL";
+        words[1] = keys.name[hashes[i]];
+        memcpy(words + 2, writers, writers_len * sizeof(*words));
+        r = redis_command(source->redis, words, NULL, error);
+    }
+    free(words);
     return r;
 }
 
 /* An audit adds up this many members of a set at most in one go: a few milliseconds. */
 #define AUDIT_MEMBERS "4000"
 
-static bool take_holdings(const redisReply *reply, struct shard_holdings *holdings)
+static bool take_holdings(const struct redisReply *reply, struct shard_holdings *holdings)
 {
-    holdings->set_aside = is_text(reply, 4, "1");
-    holdings->open_known = !is_text(reply, 7, "");
-    holdings->sealed_known = !is_text(reply, 8, "");
-    return take_whole(reply, 0, &holdings->accepted) && take_whole(reply, 1, &holdings->accepted_at_seal) &&
+    holdings->set_aside = reply_text_is(reply, 4, "1");
+    holdings->open_known = !reply_text_is(reply, 7, "");
+    holdings->sealed_known = !reply_text_is(reply, 8, "");
+    return reply_whole(reply, 0, &holdings->accepted) && reply_whole(reply, 1, &holdings->accepted_at_seal) &&
            take_id(reply, 2, holdings->sealed_id) && take_id(reply, 3, holdings->prev_id) &&
-           take_whole(reply, 5, &holdings->open_members) && take_whole(reply, 6, &holdings->sealed_members) &&
-           take_whole(reply, 7, &holdings->open) && take_whole(reply, 8, &holdings->sealed);
+           reply_whole(reply, 5, &holdings->open_members) &&
+           reply_whole(reply, 6, &holdings->sealed_members) && reply_whole(reply, 7, &holdings->open) &&
+           reply_whole(reply, 8, &holdings->sealed);
 }
 
 /* In pages, because nobody writes to it any more. */
@@ -672,15 +615,15 @@ int source_redis_holdings(struct source_redis *source, uint32_t shard, struct sh
                           struct error *error)
 {
     struct shard_holdings holdings = {0};
-    redisReply *reply;
+    struct redisReply *reply;
     int r =
         run_script(source, SCRIPT_AUDIT, shard, (struct span[]){span_of(AUDIT_MEMBERS)}, 1, &reply, error);
 
     if (r < 0)
         return r;
     if (!take_holdings(reply, &holdings))
-        r = misunderstand("audit", error);
-    freeReplyObject(reply);
+        r = reply_misunderstood("audit", error);
+    reply_free(reply);
     if (r == 0 && !holdings.sealed_known && holdings.sealed_id[0] != '\0')
         r = add_up_sealed(source, shard, &holdings, error);
     *ret_holdings = holdings;

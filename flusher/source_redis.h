@@ -32,6 +32,10 @@ MUST_CHECK int source_redis_peek(struct source_redis *source, struct span key, s
 MUST_CHECK int source_redis_state(struct source_redis *source, uint32_t shard, struct shard_state *ret_state,
                                   struct error *error);
 
+/* Removes writers from what a shard remembers of them, for good. */
+MUST_CHECK int source_redis_forget(struct source_redis *source, uint32_t shard, const char *const *writers,
+                                   size_t writers_len, struct error *error);
+
 /* The sealed set, too, is added up, however large; unless it goes away meanwhile. */
 MUST_CHECK int source_redis_holdings(struct source_redis *source, uint32_t shard,
                                      struct shard_holdings *ret_holdings, struct error *error);

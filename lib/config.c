@@ -4,9 +4,11 @@
 #include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+
+#include "lib/config_reader.h"
+#include "lib/targets.h"
 
 #define FILE_BYTES_MAX (1024 * 1024)
 
@@ -31,40 +33,15 @@ static const struct config_key keys[] = {
     {"redis.password_file", CONFIG_TEXT, AT(redis.password_file), "", 0, 4095, false, ""},
     {"redis.timeout_ms", CONFIG_INTEGER, AT(redis.timeout_ms), "5000", 10, 600000, false, "ms"},
     {"redis.wait_replicas", CONFIG_INTEGER, AT(redis.wait_replicas), "0", 0, 100, false, ""},
+    {"idempotency.ttl_s", CONFIG_INTEGER, AT(idempotency.ttl_s), "86400", 1, 31536000, false, "s"},
+    {"idempotency.rollback_s", CONFIG_INTEGER, AT(idempotency.rollback_s), "604800", 0, 31536000, false, "s"},
+    {"idempotency.vector", CONFIG_BOOL, AT(idempotency.vector), "true", 0, 0, false, ""},
     {"postgres.url", CONFIG_TEXT, AT(postgres.url), "postgresql:///counters", 1, 4095, false, ""},
     {"postgres.password_file", CONFIG_TEXT, AT(postgres.password_file), "", 0, 4095, false, ""},
     {"flush.jobs", CONFIG_INTEGER, AT(flush.jobs), "2", 1, 64, false, ""},
-    {"targets", CONFIG_RESERVED, 0, "[{\"match\": \"*\", \"table\": \"counterd.counters\"}]", 0, 0, false,
-     ""},
-    {"fanout", CONFIG_RESERVED, 0, "[]", 0, 0, false, ""},
+    {"targets", CONFIG_TARGETS, AT(targets), DEFAULT_TARGETS, 0, 0, true, ""},
+    {"fanout", CONFIG_FANOUT, AT(targets), "[]", 0, 0, true, ""},
 };
-
-/* What is being read, and the mistakes found so far. */
-struct reader {
-    const char *name;
-    struct config *config;
-    struct error *error;
-    size_t error_len;
-    bool failed;
-};
-
-static void mistake(struct reader *reader, const char *format, ...) PRINTF(2, 3);
-
-static void mistake(struct reader *reader, const char *format, ...)
-{
-    char text[512];
-    va_list args;
-    size_t room = sizeof(reader->error->text) - reader->error_len;
-    int len;
-
-    va_start(args, format);
-    vsnprintf(text, sizeof(text), format, args);
-    va_end(args);
-    len = snprintf(reader->error->text + reader->error_len, room, "%s%s: %s", reader->failed ? "\n" : "",
-                   reader->name, text);
-    reader->error_len += (size_t)len < room ? (size_t)len : room - 1;
-    reader->failed = true;
-}
 
 const struct config_key *config_keys(size_t *ret_len)
 {
@@ -75,27 +52,6 @@ const struct config_key *config_keys(size_t *ret_len)
 static void *field_of(const struct config *config, const struct config_key *key)
 {
     return (char *)(uintptr_t)config + key->offset;
-}
-
-static const char *json_type_name(const cJSON *item)
-{
-    if (cJSON_IsString(item))
-        return "a string";
-    if (cJSON_IsNumber(item))
-        return "a number";
-    if (cJSON_IsArray(item))
-        return "a list";
-    if (cJSON_IsObject(item))
-        return "an object";
-    return cJSON_IsNull(item) ? "null" : "true or false";
-}
-
-static void set_text(struct reader *reader, char **field, const char *text)
-{
-    free(*field);
-    *field = strdup(text);
-    if (!*field)
-        mistake(reader, "out of memory");
 }
 
 static void read_integer(struct reader *reader, const struct config_key *key, const cJSON *item)
@@ -110,6 +66,14 @@ static void read_integer(struct reader *reader, const struct config_key *key, co
                 number, key->min, key->max);
     else
         *(int64_t *)field_of(reader->config, key) = (int64_t)number;
+}
+
+static void read_bool(struct reader *reader, const struct config_key *key, const cJSON *item)
+{
+    if (cJSON_IsBool(item))
+        *(bool *)field_of(reader->config, key) = cJSON_IsTrue(item);
+    else
+        mistake(reader, "'%s' is %s; it takes true or false", key->name, json_type_name(item));
 }
 
 static void read_text(struct reader *reader, const struct config_key *key, const cJSON *item)
@@ -199,6 +163,9 @@ static void read_value(struct reader *reader, const struct config_key *key, cons
     case CONFIG_INTEGER:
         read_integer(reader, key, item);
         break;
+    case CONFIG_BOOL:
+        read_bool(reader, key, item);
+        break;
     case CONFIG_TEXT:
         read_text(reader, key, item);
         break;
@@ -208,6 +175,12 @@ static void read_value(struct reader *reader, const struct config_key *key, cons
     case CONFIG_ADDRESSES:
     case CONFIG_PATHS:
         read_list(reader, key, item);
+        break;
+    case CONFIG_TARGETS:
+        read_targets(reader, item);
+        break;
+    case CONFIG_FANOUT:
+        read_fanouts(reader, item);
         break;
     case CONFIG_RESERVED:
         read_reserved(reader, key, item);
@@ -343,6 +316,9 @@ static int set_default(struct config *config, const struct config_key *key)
     case CONFIG_INTEGER:
         *(int64_t *)field = strtoll(key->default_value, NULL, 10);
         return 0;
+    case CONFIG_BOOL:
+        *(bool *)field = strcmp(key->default_value, "true") == 0;
+        return 0;
     case CONFIG_TEXT:
     case CONFIG_ADDRESS:
         *(char **)field = strdup(key->default_value);
@@ -358,6 +334,10 @@ static int set_default(struct config *config, const struct config_key *key)
             list->len = 1;
         }
         return 0;
+    case CONFIG_TARGETS:
+        *(struct targets **)field = targets_new();
+        return *(struct targets **)field ? 0 : -ENOMEM;
+    case CONFIG_FANOUT:
     case CONFIG_RESERVED:
         return 0;
     }
@@ -385,6 +365,7 @@ static void check_whole(struct reader *reader)
     struct config *config = reader->config;
     struct error error;
 
+    finish_targets(reader);
     for (const char *c = config->namespace; *c; c++) {
         if (!isalnum((unsigned char)*c) && !strchr("._-", *c)) {
             mistake(reader, "'namespace' is '%s'; it takes letters, digits, '.', '_' and '-'",
@@ -554,6 +535,7 @@ void config_free(struct config *config)
                 free(list->items[j]);
         }
     }
+    targets_unref(config->targets);
     free(config->postgres.password);
     free(config);
 }
@@ -573,12 +555,16 @@ static bool values_equal(const struct config *a, const struct config *b, const s
     switch (key->type) {
     case CONFIG_INTEGER:
         return *(int64_t *)field_of(a, key) == *(int64_t *)field_of(b, key);
+    case CONFIG_BOOL:
+        return *(bool *)field_of(a, key) == *(bool *)field_of(b, key);
     case CONFIG_TEXT:
     case CONFIG_ADDRESS:
         return strcmp(*(char **)field_of(a, key), *(char **)field_of(b, key)) == 0;
     case CONFIG_ADDRESSES:
     case CONFIG_PATHS:
         return lists_equal(field_of(a, key), field_of(b, key));
+    case CONFIG_TARGETS:
+    case CONFIG_FANOUT:
     case CONFIG_RESERVED:
         return true;
     }

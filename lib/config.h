@@ -14,6 +14,8 @@
 
 #define CONFIG_LISTEN_MAX 16
 
+struct targets;
+
 struct config_list {
     char *items[CONFIG_LISTEN_MAX];
     size_t len;
@@ -41,6 +43,11 @@ struct config {
         struct redis_address address; /* url taken apart, with the password of password_file */
     } redis;
     struct {
+        int64_t ttl_s;      /* how long a token is remembered in Redis */
+        int64_t rollback_s; /* and so much longer in Postgres */
+        bool vector;        /* whether at all in Postgres */
+    } idempotency;
+    struct {
         char *url;
         char *password_file;
         char *password; /* "" = none given; libpq then looks in PGPASSFILE and the like */
@@ -48,14 +55,18 @@ struct config {
     struct {
         int64_t jobs;
     } flush;
+    struct targets *targets; /* with a reference; lib/targets.h */
 };
 
 enum config_type {
     CONFIG_INTEGER,   /* int64_t */
+    CONFIG_BOOL,      /* bool */
     CONFIG_TEXT,      /* char * */
     CONFIG_ADDRESS,   /* char *, host:port or "" */
     CONFIG_ADDRESSES, /* struct config_list of host:port */
     CONFIG_PATHS,     /* struct config_list of absolute paths */
+    CONFIG_TARGETS,   /* struct targets *, the targets of it */
+    CONFIG_FANOUT,    /* the rest of the same */
     CONFIG_RESERVED,  /* not a choice yet: only the default (JSON) is taken; nothing is stored */
 };
 
@@ -63,10 +74,10 @@ struct config_key {
     const char *name; /* as in the file, sections joined by a dot: "listen.udp" */
     enum config_type type;
     size_t offset;             /* in struct config */
-    const char *default_value; /* a list: separated by blanks; CONFIG_RESERVED: JSON */
+    const char *default_value; /* a list: separated by blanks; from CONFIG_TARGETS on: JSON */
     int64_t min, max;          /* integer: value; text: length in bytes */
     bool reloads;              /* SIGHUP takes it over; else it waits for a restart */
-    const char *unit;          /* integers: "ms", "bytes", "" */
+    const char *unit;          /* integers: "ms", "s", "bytes", "" */
 };
 
 /* The table, ordered by section as in the file. */

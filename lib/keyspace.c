@@ -1,5 +1,6 @@
 #include "lib/keyspace.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 
 /* Keys are short: a call into the library, through the PLT and by the size of the input, costs as much as the
@@ -20,6 +21,23 @@ static const char *const suffixes[SHARD_KEY_COUNT] = {
 uint64_t keyspace_hash(struct span key)
 {
     return XXH3_64bits(key.ptr, key.len);
+}
+
+void keyspace_digest(char ret_digest[DIGEST_LEN + 1], struct span bytes)
+{
+    XXH128_hash_t hash = XXH3_128bits(bytes.ptr, bytes.len);
+
+    snprintf(ret_digest, DIGEST_LEN + 1, "%016" PRIx64 "%016" PRIx64, hash.high64, hash.low64);
+}
+
+void keyspace_token_key(char ret_name[MARKER_BYTES], const char *namespace, uint32_t shard, const char *token)
+{
+    snprintf(ret_name, MARKER_BYTES, "{%s:%u}:token:%s", namespace, shard, token);
+}
+
+void keyspace_once_key(char ret_name[MARKER_BYTES], const char *namespace, uint32_t shard, const char *writer)
+{
+    snprintf(ret_name, MARKER_BYTES, "{%s:%u}:%s", namespace, shard, writer);
 }
 
 void keyspace_shard_keys(struct shard_keys *ret_keys, const char *namespace, uint32_t shard)

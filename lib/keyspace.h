@@ -47,6 +47,28 @@ struct shard_keys {
     char name[SHARD_KEY_COUNT][REDIS_KEY_BYTES]; /* NUL-terminated */
 };
 
+/* A client's token (Idempotency-Key), in bytes. */
+#define TOKEN_LEN_MAX 64
+
+/* 128 bits of XXH3, as hex digits. */
+#define DIGEST_LEN 32
+
+void keyspace_digest(char ret_digest[DIGEST_LEN + 1], struct span bytes);
+
+/* The writer of what came with a token: this, then a digest; no worker's id begins so. The scripts and the
+ * flusher's SQL know it too. */
+#define TOKEN_WRITER     "once:"
+#define TOKEN_WRITER_LEN (sizeof(TOKEN_WRITER) - 1 + DIGEST_LEN)
+
+#define MARKER_BYTES (REDIS_KEY_BYTES + TOKEN_LEN_MAX)
+
+/* The string keys with a TTL by which a token is applied once: "{namespace:shard}:token:TOKEN" in the token's
+ * home shard, and "{namespace:shard}:WRITER" in the other shards that it has increments for. */
+void keyspace_token_key(char ret_name[MARKER_BYTES], const char *namespace, uint32_t shard,
+                        const char *token);
+void keyspace_once_key(char ret_name[MARKER_BYTES], const char *namespace, uint32_t shard,
+                       const char *writer);
+
 /* Fills in the names "{namespace:shard}:open" and so on. */
 void keyspace_shard_keys(struct shard_keys *ret_keys, const char *namespace, uint32_t shard);
 

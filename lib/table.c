@@ -5,7 +5,7 @@
 #include <sys/mman.h>
 
 #include "lib/decimal.h"
-#include "lib/keyspace.h"
+#include "lib/member.h"
 
 #define SLOTS_MIN 1024 /* a power of two */
 
@@ -32,9 +32,16 @@ struct entry {
     int64_t micros;
     uint64_t events;
     uint32_t hash; /* as in its slot */
-    uint8_t key_len;
+    uint32_t key_len : 9;
+    uint32_t carried : 23; /* plus CARRIED_BIAS; not kept of OVERFLOW_KEY, which many fractions may come to */
     char key[];
 };
+
+#define CARRIED_BIAS (1u << 22)
+#define CARRIED_MASK ((1u << 23) - 1)
+
+/* Of a key, what is left of it is carried once per drain, and what it was fanned out to once more. */
+_Static_assert(MEMBER_LEN_MAX < 1 << 9 && 2 * MICROS_PER_UNIT < CARRIED_BIAS, "they fit into their bits");
 
 /* The entries of a shard. Not a chain through them: what is popped next must be known before it is loaded. */
 struct list {
@@ -53,6 +60,8 @@ struct table {
     size_t arena_used; /* of all chunks; what is left over at the end of one counts as used */
     uint32_t shards;
     bool draining;
+    size_t sweep_step; /* slots freed with each key that is taken, from the first on; 0 = its own */
+    size_t swept;      /* so many have been */
     uint32_t overflow_shard;
     struct list lists[]; /* by shard */
 };
@@ -77,7 +86,7 @@ static void write_entry(struct table *table, uint32_t at, struct span key)
 {
     struct entry *entry = entry_at(table, at);
 
-    entry->key_len = (uint8_t)key.len;
+    entry->key_len = (uint32_t)key.len & 0x1ff;
     memcpy(entry->key, key.ptr, key.len);
 }
 
@@ -303,6 +312,7 @@ static __attribute__((noinline)) enum table_result insert(struct table *table, s
     entry = entry_at(table, at);
     entry->micros = item->micros;
     entry->events = item->events;
+    entry->carried = CARRIED_BIAS;
     entry->hash = slot_hash(item->hash);
     list->entries_at[list->len++] = at;
     *slot = (struct slot){slot_hash(item->hash), at};
@@ -325,9 +335,7 @@ static inline enum table_result add(struct table *table, const struct table_item
     if (slot->entry_at == 0)
         return insert(table, slot, item);
     entry = entry_at(table, slot->entry_at);
-    if (__builtin_add_overflow(entry->micros, item->micros, &sum))
-        return TABLE_RANGE;
-    if (!in_range(sum) && item->events > 0)
+    if (__builtin_add_overflow(entry->micros, item->micros, &sum) || !in_range(sum))
         return TABLE_RANGE;
     entry->micros = sum;
     entry->events += item->events;
@@ -343,6 +351,27 @@ enum table_result table_add(struct table *table, const struct table_item *item)
     if (result == TABLE_OK)
         table->events += item->events;
     return result;
+}
+
+enum table_result table_carry(struct table *table, struct span key, int64_t micros)
+{
+    struct table_item item = {.key = key, .hash = member_hash_of(key, table->shards)};
+    struct slot *slot;
+    struct entry *entry;
+
+    assert(!table->draining && micros > -MICROS_PER_UNIT && micros < MICROS_PER_UNIT);
+    slot = find_slot(table, key, item.hash);
+    if (slot->entry_at == 0) {
+        enum table_result result = insert(table, slot, &item);
+        if (result != TABLE_OK)
+            return result;
+        slot = find_slot(table, key, item.hash);
+    }
+    entry = entry_at(table, slot->entry_at);
+    entry->micros += micros;
+    if (!span_is(key, OVERFLOW_KEY))
+        entry->carried = (entry->carried + (uint32_t)micros) & CARRIED_MASK;
+    return TABLE_OK;
 }
 
 void table_prefetch(const struct table *table, uint64_t hash)
@@ -383,9 +412,31 @@ size_t table_add_all(struct table *table, const struct table_item *items, size_t
     return done;
 }
 
-/* Frees the slots from where the key belongs up to the next free one, its own among them. Others' may be too:
- * while the table drains nothing is looked up, and they find theirs free or at the end of such a row. */
-static void free_slots(struct table *table, uint32_t hash)
+/* While a table drains nothing is looked up, so its slots may be freed in any order. Where keys lie close,
+ * the index is swept from one end to the other: to look for each key's own would cost a cache miss. */
+#define SWEEP_STEP_MAX 16
+
+static void start_drain(struct table *table)
+{
+    size_t step = table->mask / table->keys + 1;
+
+    table->draining = true;
+    table->sweep_step = step <= SWEEP_STEP_MAX ? step : 0;
+    table->swept = 0;
+}
+
+static void sweep(struct table *table)
+{
+    size_t left = table->mask + 1 - table->swept;
+    size_t count = left < table->sweep_step ? left : table->sweep_step;
+
+    memset(&table->slots[table->swept], 0, count * sizeof(*table->slots));
+    table->swept += count;
+}
+
+/* From where the key belongs up to the next free one, its own among them. Others' may be too: they find
+ * theirs free or at the end of such a row. */
+static void free_row(struct table *table, uint32_t hash)
 {
     for (size_t i = hash & table->mask; table->slots[i].entry_at != 0; i = (i + 1) & table->mask)
         table->slots[i].entry_at = 0;
@@ -399,7 +450,7 @@ static void prefetch_pops(const struct table *table, const struct list *list)
 {
     if (list->len > ENTRIES_AHEAD)
         __builtin_prefetch(entry_at(table, list->entries_at[list->len - 1 - ENTRIES_AHEAD]));
-    if (list->len > SLOTS_AHEAD) {
+    if (table->sweep_step == 0 && list->len > SLOTS_AHEAD) {
         const struct entry *entry = entry_at(table, list->entries_at[list->len - 1 - SLOTS_AHEAD]);
         __builtin_prefetch(&table->slots[entry->hash & table->mask], 1);
     }
@@ -412,20 +463,26 @@ bool table_pop(struct table *table, uint32_t shard, struct table_item *ret_item)
 
     if (list->len == 0)
         return false;
+    if (!table->draining)
+        start_drain(table);
     prefetch_pops(table, list);
     entry = entry_at(table, list->entries_at[--list->len]);
     *ret_item = (struct table_item){
         .key = key_of(entry),
-        .hash = keyspace_hash(key_of(entry)),
         .micros = entry->micros,
         .events = entry->events,
+        .carried = (int32_t)entry->carried - (int32_t)CARRIED_BIAS,
     };
-    free_slots(table, entry->hash);
+    if (table->sweep_step > 0)
+        sweep(table);
+    else
+        free_row(table, entry->hash);
     table->events -= entry->events;
     table->keys--;
-    table->draining = table->keys > 0;
-    if (!table->draining)
+    if (table->keys == 0) {
+        table->draining = false;
         clear_arena(table);
+    }
     return true;
 }
 
@@ -437,6 +494,16 @@ bool table_has(const struct table *table, uint32_t shard)
 size_t table_keys(const struct table *table)
 {
     return table->keys;
+}
+
+uint32_t table_shards(const struct table *table)
+{
+    return table->shards;
+}
+
+size_t table_keys_max(const struct table *table)
+{
+    return table->keys_max;
 }
 
 uint64_t table_events(const struct table *table)

@@ -1,5 +1,6 @@
-/* table - key -> what it has counted; the memory in which increments gather
+/* table - member -> what it has counted; the memory in which increments gather
  *
+ * A member is a key, or a key in a time bucket (lib/member.h); to the table it is a row of bytes.
  * An index of hashes by open addressing, and entries that hold their keys, in an arena. A table first fills
  * (table_add), then drains (table_pop) until it is empty, then fills again; adding to one that drains is a
  * bug. Entries of a shard are listed, so that draining costs what is in the table and never a scan of it.
@@ -13,12 +14,14 @@
 
 struct table;
 
-/* What a key has gathered. */
+/* What a member has gathered. */
 struct table_item {
-    struct span key; /* borrowed from the table: until the next table_add */
-    uint64_t hash;
+    struct span key; /* up to MEMBER_LEN_MAX bytes; of a popped one borrowed from the table: until the next
+                        table_add */
+    uint64_t hash;   /* member_hash(); a popped one has none */
     int64_t micros;  /* within +-MICROS_MAX */
     uint64_t events; /* increments behind it; 0: only a fraction carried over from before */
+    int32_t carried; /* how much of `micros` was; table_add() does not look at it */
 };
 
 enum table_result {
@@ -34,10 +37,12 @@ void table_free(struct table *table);
 /* Takes effect for keys to come; keys already there stay. */
 void table_set_keys_max(struct table *table, size_t keys_max);
 
-/* `hash` is keyspace_hash(key); the key is copied. OVERFLOW_KEY always finds a place:
- * beyond keys_max, and without memory. An item without events may go beyond the range by less than a unit: a
- * carried fraction is never refused. */
+/* The key is copied. OVERFLOW_KEY always finds a place: beyond keys_max, and without memory. */
 MUST_CHECK enum table_result table_add(struct table *table, const struct table_item *item);
+
+/* Adds less than a unit that is left over of increments which were there before; TABLE_RANGE is no outcome,
+ * as it may go that far beyond the range. */
+MUST_CHECK enum table_result table_carry(struct table *table, struct span key, int64_t micros);
 
 /* Says early that a key with this hash is going to be added, so that its slot is there by then. */
 void table_prefetch(const struct table *table, uint64_t hash);
@@ -57,6 +62,9 @@ size_t table_keys(const struct table *table);
 
 /* Sum of the entries' events; as long as it is 0 there is nothing worth draining. */
 uint64_t table_events(const struct table *table);
+
+uint32_t table_shards(const struct table *table);
+size_t table_keys_max(const struct table *table);
 
 /* What it holds of the heap. */
 size_t table_bytes(const struct table *table);

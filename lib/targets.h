@@ -2,11 +2,13 @@
  *
  * Only what the file says; whether the tables are there and fit is found out by the flusher (flusher/plan.h).
  * counterd needs it too: it decides the bucket of an event when it arrives, and counts what is fanned out.
- * Immutable once read, so that threads may share it. Pure.
+ * Immutable once read, so that threads may share it, each with a reference of its own: after a reload the old
+ * rules live until the last who uses them has changed over. Pure.
  */
 #ifndef LIB_TARGETS_H
 #define LIB_TARGETS_H
 
+#include "lib/member.h"
 #include "lib/pattern.h"
 
 #define TARGETS_MAX        256
@@ -14,9 +16,9 @@
 #define FANOUTS_MAX        256
 #define FANOUT_ALSO_MAX    16
 
-/* A key's member in Redis when time matters: `key SP bucket`, bucket in unix seconds, the start of the finest
- * bucket of its target. */
-#define MEMBER_LEN_MAX (KEY_LEN_MAX + 1 + 20)
+/* The tables that come with counterd; the file may name them by these names only. */
+#define COUNTERS_TABLE "counterd.counters"
+#define ROLLUPS_TABLE  "counterd.rollups"
 
 enum target_missing {
     MISSING_INSERT, /* the key's first delta makes its row */
@@ -27,16 +29,16 @@ enum target_missing {
 struct target_rollup {
     char *table;         /* as written: [schema.]table, quoted as in SQL where need be */
     int64_t bucket_s;    /* of UTC: 60, 3600, 86400, ... */
-    int64_t retention_s; /* partitions older than that are dropped; 0 = never */
+    int64_t retention_s; /* of ROLLUPS_TABLE: partitions older than that are dropped; 0 = never */
 };
 
 struct target {
     char *match;
-    struct pattern *pattern;
-    char *table;    /* as written: [schema.]table */
-    char *value;    /* the column that counts */
-    char *touch;    /* the column that holds the time of the last event; "" = none */
-    char *database; /* where the table is, a conninfo or URI; "" = postgres.url */
+    struct pattern *pattern; /* its placeholders are the key's columns; in COUNTERS_TABLE `key` is */
+    char *table;             /* as written: [schema.]table */
+    char *value;             /* the column that counts */
+    char *touch;             /* the column that holds the time of the last event; "" = none */
+    char *database;          /* where the table is, a conninfo or URI; "" = postgres.url */
     enum target_missing missing;
     struct target_rollup rollups[TARGET_ROLLUPS_MAX];
     size_t rollups_len;
@@ -46,8 +48,11 @@ struct target {
 struct fanout {
     char *match;
     struct pattern *pattern;
-    char *also[FANOUT_ALSO_MAX]; /* keys, with placeholders of the pattern */
+    struct pattern *also[FANOUT_ALSO_MAX]; /* the keys it makes */
+    /* Of which of the match's placeholders each placeholder of `also` takes its value. */
+    uint8_t places[FANOUT_ALSO_MAX][PATTERN_PLACEHOLDERS_MAX];
     size_t also_len;
+    int64_t bucket_s; /* divides the buckets of all targets that those keys may have; 0 = they have none */
 };
 
 struct targets {
@@ -55,22 +60,43 @@ struct targets {
     size_t len;
     struct fanout *fanouts; /* all that match hold */
     size_t fanouts_len;
-    int64_t bucket_s; /* of the target with the finest bucket; 0 = no target has rollups */
+    int64_t bucket_s; /* divides all buckets of all targets; 0 = no target has rollups */
+    _Atomic unsigned references;
 };
+
+/* Gives an empty one with one reference, to be filled in; NULL when out of memory. */
+struct targets *targets_new(void);
+
+/* One more who uses it; returns it. */
+struct targets *targets_ref(struct targets *targets);
+
+/* One less; the last one frees it. NULL is none. */
+void targets_unref(struct targets *targets);
 
 /* The target that the key counts in; NULL when none matches. */
 const struct target *targets_find(const struct targets *targets, struct span key);
 
-/* How fine the bucket of an event of this key has to be, for the sake of its own target and of those of the keys that
- * it is fanned out to; 0 = no matter. */
+/* How fine the bucket of an event of this key has to be: it divides the finest bucket of its own target and
+ * those of the keys that it is fanned out to; 0 = no matter. */
 int64_t targets_bucket_s(const struct targets *targets, struct span key);
 
-/* The key number `index` that is counted along with `key`, over all fanouts that match, written into `buf` (KEY_LEN_MAX
- * bytes). False when there are no more. A key that would be longer, or equal to `key`, is skipped by an `index` of its
- * own: *ret_len is 0. */
-bool targets_also(const struct targets *targets, struct span key, size_t index, char *buf, size_t *ret_len);
+/* The longest bucket of which both are made; 0 is no bucket, and the other one then. */
+int64_t bucket_divisor(int64_t a, int64_t b);
 
-/* Takes a member apart: its key, and its bucket; 0 = it has none. */
-struct span member_split(struct span member, int64_t *ret_bucket);
+/* Goes over the keys that are counted along with one. They are not fanned out in turn; the file is refused
+ * when a rule would match them, so that nobody expects it. Start with {.targets, .key}, the key without tags
+ * or with them as it is counted. */
+struct also_walk {
+    const struct targets *targets;
+    struct span key; /* borrowed */
+    size_t fanout;   /* where it is: the rule, */
+    size_t also;     /* its next key, */
+    bool matched;    /* and whether `values` are the rule's */
+    struct span values[PATTERN_PLACEHOLDERS_MAX];
+};
+
+/* The next key, once each, whatever number of rules makes it; written into `buf`. False: there are no more.
+ * One that would be longer than KEY_LEN_MAX has *ret_len 0. */
+bool also_next(struct also_walk *walk, char buf[KEY_LEN_MAX], size_t *ret_len);
 
 #endif

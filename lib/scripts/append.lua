@@ -2,12 +2,17 @@
 --
 -- ARGV: writer, seq, known_durable, events, then member and delta in turn (deltas: whole numbers, decimal). A batch
 -- without members fills the place of one whose content its writer no longer has.
--- Returns OK|DUP and the writer's durable seq; GAP and the last seq that is here; FULL when a score would leave
--- the range in which a double is exact: the batch fits again after the next seal.
+-- With a client's token there is an eighth key, its marker, and behind events come the marker's value and its TTL in
+-- seconds; the writer is made of the token, its seq is 1. The marker is all that Redis keeps of it (nothing in writers
+-- or durable), so it goes by itself. A batch without members leaves nothing but the marker.
+-- Returns OK|DUP and the writer's durable seq; GAP and the last seq that is here; OTHER when the marker has another
+-- value; FULL when a score would leave the range in which a double is exact: the batch fits again after the next seal.
 -- Redis does not undo a script that fails half way, so everything that can fail is looked at before the first
 -- write: the reads below also make a key of the wrong type fail here.
 local open, meta, writers, durable, open_seqs = KEYS[1], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local writer, seq, known, events = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local marker, value, ttl = KEYS[8], ARGV[5], tonumber(ARGV[6])
+local first_member = marker and 7 or 5
 local EXACT = 9007199254740992
 local TOTAL_MAX = 9.2e18
 
@@ -16,8 +21,13 @@ local function whole(n)
 end
 
 if not writer or writer == '' or not whole(seq) or seq < 1 or not whole(known) or not whole(events)
-    or #ARGV % 2 ~= 0 then
+    or #ARGV % 2 ~= 0 or (marker and (seq ~= 1 or not value or value == '' or not whole(ttl) or ttl < 1)) then
   return redis.error_reply('BADARG append: malformed arguments')
+end
+
+local marked = marker and redis.call('GET', marker)
+if marked then
+  return {marked == value and 'DUP' or 'OTHER', '0'}
 end
 
 local last = math.max(tonumber(redis.call('HGET', writers, writer) or 0), known)
@@ -30,7 +40,7 @@ if seq ~= last + 1 then
 end
 
 local sum, weight = 0, 0
-for i = 5, #ARGV, 2 do
+for i = first_member, #ARGV, 2 do
   local delta = tonumber(ARGV[i + 1])
   if not delta or not string.find(ARGV[i + 1], '^%-?%d+$') or ARGV[i] == '' then
     return redis.error_reply('BADARG append: malformed member or delta')
@@ -53,7 +63,7 @@ end
 if open_weight > EXACT then
   -- A member given twice in a batch would pass one by one, so its deltas are added up first.
   local deltas = {}
-  for i = 5, #ARGV, 2 do
+  for i = first_member, #ARGV, 2 do
     deltas[ARGV[i]] = (deltas[ARGV[i]] or 0) + tonumber(ARGV[i + 1])
   end
   for member, delta in pairs(deltas) do
@@ -67,11 +77,19 @@ local first = seqs and string.match(seqs, '^(%d+)%-') or ARGV[2]
 local time = redis.call('TIME')
 local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
 
-for i = 5, #ARGV, 2 do
+if marker then
+  redis.call('SET', marker, value, 'EX', ARGV[6])
+  if #ARGV < first_member then
+    return {'OK', safe}
+  end
+end
+for i = first_member, #ARGV, 2 do
   redis.call('ZINCRBY', open, ARGV[i + 1], ARGV[i])
 end
 redis.call('HSET', open_seqs, writer, first .. '-' .. ARGV[2])
-redis.call('HSET', writers, writer, ARGV[2])
+if not marker then
+  redis.call('HSET', writers, writer, ARGV[2])
+end
 if not opened then
   redis.call('HSET', meta, 'opened_ms', now)
 end

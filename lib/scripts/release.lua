@@ -34,7 +34,10 @@ if set_aside then
   return {'RELEASED'}
 end
 for i = 1, #seqs, 2 do
-  redis.call('HSET', durable, seqs[i], string.match(seqs[i + 1], '%-(%d+)$'))
+  -- Nobody asks what of a client's token is durable.
+  if string.sub(seqs[i], 1, 5) ~= 'once:' then
+    redis.call('HSET', durable, seqs[i], string.match(seqs[i + 1], '%-(%d+)$'))
+  end
 end
 for name, correction in pairs(totals) do
   if tonumber(correction) ~= 0 then

@@ -1,8 +1,8 @@
 /* ingest - what a line costs from the received bytes into the table, without a socket and without Redis
  *
- * ingest [-s SECONDS] [-k KEYS] [-l LINES_PER_DATAGRAM] [-t]: for deciding between two ways of doing it, also
- * under valgrind --tool=callgrind, where -n LINES bounds the work. The table is drained when it has taken in
- * DRAIN_LINES, as a tick would.
+ * ingest [-s SECONDS] [-k KEYS] [-l LINES_PER_DATAGRAM] [-t] [-r]: for deciding between two ways of doing it,
+ * also under valgrind --tool=callgrind, where -n LINES bounds the work. The table is drained when it has
+ * taken in DRAIN_LINES, as a tick would. -r: with a rollup per minute, behind three other targets.
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -11,12 +11,19 @@
 #include <unistd.h>
 
 #include "counterd/ingest.h"
+#include "lib/config.h"
 #include "tests/bench/pool.h"
 
 #define SHARDS      64
 #define KEYS_MAX    2000000
 #define DRAIN_LINES 2000000
 #define BATCH       64
+
+static const char rollups[] =
+    "{\"targets\": [{\"match\": \"post.views.{id}\", \"table\": \"posts\", \"value\": \"n\"},"
+    "{\"match\": \"api.{customer}.calls\", \"table\": \"usage\", \"value\": \"n\"},"
+    "{\"match\": \"team.{t}.user.{u}.points\", \"table\": \"scores\", \"value\": \"n\"},"
+    "{\"match\": \"*\", \"table\": \"counterd.counters\", \"rollup\": {\"bucket\": \"1m\"}}]}";
 
 static double now(void)
 {
@@ -44,10 +51,12 @@ int main(int argc, char **argv)
     struct ingest *ingest;
     struct table *table;
     struct pool pool;
+    struct config *config = NULL;
+    struct error error;
     char *received;
     int option;
 
-    while ((option = getopt(argc, argv, "s:k:l:n:t")) >= 0) {
+    while ((option = getopt(argc, argv, "s:k:l:n:tr")) >= 0) {
         if (option == 's')
             seconds = strtod(optarg, NULL);
         else if (option == 'k')
@@ -58,7 +67,9 @@ int main(int argc, char **argv)
             lines_max = strtoull(optarg, NULL, 10);
         else if (option == 't')
             options.tags = 1;
-        else
+        else if (option == 'r' && config_parse("rollups", span_of(rollups), &config, &error) < 0)
+            return 1;
+        else if (option != 'r')
             return 64;
     }
     pool = pool_new(&options);
@@ -68,7 +79,7 @@ int main(int argc, char **argv)
     table = table_new(SHARDS, KEYS_MAX);
     if (!pool.bytes || !received || !ingest || !table)
         return 1;
-    ingest_set_table(ingest, table);
+    ingest_set_table(ingest, table, config ? config->targets : NULL);
     for (size_t i = 0; gathering + draining < seconds && lines < lines_max;
          i = (i + BATCH) % pool.datagrams) {
         /* As the kernel does: what is read has been written just before. */
@@ -99,5 +110,6 @@ int main(int argc, char **argv)
     stats_done(&stats);
     free(received);
     free(pool.bytes);
+    config_free(config);
     return 0;
 }

@@ -318,6 +318,18 @@ class Postgres(harness.Case):
         self.flush()
         self.assertEqual(self.counters(), {"a": 2})
 
+    def test_gone_while_we_connect(self):
+        """Back a moment later, so no matter of configuration."""
+        self.migrate()
+        directory = self.dir / "pg"
+        directory.mkdir()
+        proxy = harness.Proxy(directory / ".s.PGSQL.5432", self.postgres.directory / ".s.PGSQL.5432")
+        self.addCleanup(proxy.close)
+        proxy.cut(lambda request: True)
+        config = self.write_config("f.json", postgres={"url": self.postgres.url(self.database, directory=directory)})
+        self.assertIn("away", self.flush(config=config, code=harness.EXIT_UNAVAILABLE).err)
+        self.flush(config=config)
+
     def test_no_such_database(self):
         config = self.write_config("f.json", postgres={"url": self.postgres.url("nonexistent")})
         done = self.flush(config=config, code=harness.EXIT_CONFIG)

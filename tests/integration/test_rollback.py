@@ -161,6 +161,34 @@ class Living(RollbackCase):
                 self.assertEqual([(row["part"], row["batches_only_here"]) for row in rows], [("sealed", 0), ("open", 0)])
                 self.flusher("quarantine", "drop", *(str(row["id"]) for row in rows), config=direct)
 
+    def mix_while_idle(self, counterd, config):
+        """A batch that Postgres lacks goes into quarantine together with one that it has, and no traffic comes after."""
+        self.send(counterd, {"a": 1})
+        backup = self.backup()
+        self.flush(config=config)
+        self.send(counterd, {"a": 10})
+        self.roll_back(backup)
+        harness.wait_until(lambda: self.redis.pending() == {"a": 11}, what="what Redis forgot is sent again")
+        self.flush(config=config, code=harness.EXIT_TEMPFAIL)
+
+    def test_an_idle_daemon_sends_again_what_is_in_quarantine(self):
+        counterd = self.counterd(shards=1)
+        config = self.write_config("f.json", shards=1)
+        self.mix_while_idle(counterd, config)
+        harness.wait_until(lambda: self.redis.pending() == {"a": 10}, what="what Postgres lacks is sent again")
+        self.flush(config=config)
+        self.assertEqual(self.counters(), {"a": 11})
+        self.audit(config=config)
+
+    def test_a_daemon_that_stops_sends_again_what_is_in_quarantine(self):
+        counterd = self.counterd(shards=1)
+        config = self.write_config("f.json", shards=1)
+        self.mix_while_idle(counterd, config)
+        self.assertEqual(counterd.stop(), harness.EXIT_OK)
+        self.flush(config=config)
+        self.assertEqual(self.counters(), {"a": 11})
+        self.audit(config=config)
+
     def test_emptied(self):
         """FLUSHALL after all was flushed: what comes after counts on from what Postgres has, and the audit balances."""
         counterd = self.counterd()

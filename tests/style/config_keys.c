@@ -9,12 +9,16 @@ static const char *type_name(enum config_type type)
     switch (type) {
     case CONFIG_INTEGER:
         return "integer";
+    case CONFIG_BOOL:
+        return "bool";
     case CONFIG_TEXT:
     case CONFIG_ADDRESS:
         return "text";
     case CONFIG_ADDRESSES:
     case CONFIG_PATHS:
         return "list";
+    case CONFIG_TARGETS:
+    case CONFIG_FANOUT:
     case CONFIG_RESERVED:
         return "json";
     }

@@ -9,24 +9,57 @@
 
 #define PAGE_MEMBERS 2 /* so that a few keys make several pages */
 
-enum memory_append memory_append(struct memory_redis *redis, int writer, int64_t seq, int64_t known_durable,
-                                 int key, int64_t delta)
-{
-    int64_t last = redis->writers[writer] > known_durable ? redis->writers[writer] : known_durable;
+enum memory_mutant memory_mutant = MUTANT_NONE;
 
-    if (seq <= last)
+static int64_t last_of(const struct memory_redis *redis, int writer, int64_t known_durable)
+{
+    return redis->writers[writer] > known_durable ? redis->writers[writer] : known_durable;
+}
+
+static bool is_next(int64_t last, int64_t seq)
+{
+    return seq == last + 1 || memory_mutant == MUTANT_NO_SEQ_CHECK ||
+           (last == 0 && memory_mutant == MUTANT_ANY_FIRST_SEQ);
+}
+
+enum memory_append memory_append(struct memory_redis *redis, int writer, int64_t seq, int64_t known_durable,
+                                 const struct memory_deltas *deltas, int64_t *ret_seq)
+{
+    int64_t last = last_of(redis, writer, known_durable);
+
+    *ret_seq = redis->durable[writer];
+    if (seq <= last && memory_mutant != MUTANT_NO_SEQ_CHECK)
         return MEMORY_DUP;
-    if (seq != last + 1)
+    if (!is_next(last, seq)) {
+        *ret_seq = last;
         return MEMORY_GAP;
-    redis->open.there[key] = true;
-    redis->open.score[key] += delta;
+    }
+    for (int key = 0; key < MEMORY_KEYS; key++) {
+        redis->open.there[key] |= deltas->there[key];
+        redis->open.score[key] += deltas->delta[key];
+        redis->accepted += deltas->delta[key];
+    }
     if (redis->open.low[writer] == 0)
         redis->open.low[writer] = seq;
     redis->open.high[writer] = seq;
     redis->writers[writer] = seq;
-    redis->accepted += delta;
-    redis->events++;
+    redis->events += deltas->events;
     return MEMORY_OK;
+}
+
+enum memory_append memory_probe(const struct memory_redis *redis, int writer, int64_t seq,
+                                int64_t known_durable, int64_t *ret_seq)
+{
+    int64_t last = last_of(redis, writer, known_durable);
+    bool taken = seq <= last || is_next(last, seq);
+
+    *ret_seq = taken ? redis->durable[writer] : last;
+    return taken ? MEMORY_OK : MEMORY_GAP;
+}
+
+static int number_of(const char *writer)
+{
+    return atoi(writer + 1);
 }
 
 static size_t members_of(const struct memory_set *set)
@@ -125,10 +158,13 @@ static int seal(void *context, uint32_t shard, struct generation *ret_generation
         if (!found && members_of(&redis->open) > 0) {
             redis->sealed = redis->open;
             redis->open = (struct memory_set){0};
-            snprintf(redis->sealed_id, sizeof(redis->sealed_id), "g%u", ++flusher->store->ids);
+            snprintf(redis->sealed_id, sizeof(redis->sealed_id), "g%u",
+                     memory_mutant == MUTANT_ID_FROM_REDIS ? ++redis->seals : ++flusher->store->ids);
             redis->accepted_at_seal = redis->accepted;
             redis->events_at_seal = redis->events;
         }
+        if (memory_mutant == MUTANT_STALE_VECTOR)
+            flusher->seen[shard] = flusher->store[shard].postgres;
         if (redis->sealed_id[0] != '\0') {
             describe(redis, ret_generation);
             ret_generation->recovered = found;
@@ -146,7 +182,7 @@ static int read_page(void *context, uint32_t shard, const char *id, struct updat
     const struct memory_redis *redis = &flusher->store[shard].redis;
     enum memory_fault fault = enter(flusher);
     size_t rank = 0, from = updates_added(updates);
-    bool gone = strcmp(redis->sealed_id, id) != 0;
+    bool gone = strcmp(redis->sealed_id, id) != 0 && memory_mutant != MUTANT_READ_ANY;
 
     for (int i = 0; i < MEMORY_KEYS && !gone && is_carried_out(fault); i++) {
         char key[3] = {'k', (char)('0' + i), '\0'};
@@ -182,7 +218,7 @@ static int release(void *context, uint32_t shard, const char *id, const struct c
     struct memory_redis *redis = &flusher->store[shard].redis;
     enum memory_fault fault = enter(flusher);
 
-    if (is_carried_out(fault) && strcmp(redis->sealed_id, id) == 0) {
+    if (is_carried_out(fault) && (strcmp(redis->sealed_id, id) == 0 || memory_mutant == MUTANT_RELEASE_ANY)) {
         if (!redis->set_aside)
             release_sealed(redis, correction);
         free_sealed(redis);
@@ -201,7 +237,7 @@ static void reset_to(struct memory_redis *redis, const struct reset *to, unsigne
     redis->open = (struct memory_set){0};
     memset(redis->writers, 0, sizeof(redis->writers));
     for (size_t i = 0; i < to->vector_len; i++)
-        redis->writers[to->vector[i].writer[1] - '0'] = to->vector[i].seq;
+        redis->writers[number_of(to->vector[i].writer)] = to->vector[i].seq;
     memcpy(redis->durable, redis->writers, sizeof(redis->durable));
     snprintf(redis->prev_id, sizeof(redis->prev_id), "%s", to->head_id);
     redis->accepted = redis->accepted_at_seal = to->accepted;
@@ -223,7 +259,8 @@ static int reset(void *context, uint32_t shard, const char *id, const struct res
 
 struct source memory_source(struct memory_flusher *flusher)
 {
-    return (struct source){flusher, seal, read_page, release, reset};
+    return (struct source){
+        .context = flusher, .seal = seal, .read = read_page, .release = release, .reset = reset};
 }
 
 /* --- sink --- */
@@ -263,11 +300,6 @@ static struct standing standing_of(const struct memory_postgres *postgres,
     };
 }
 
-static int writer_number(const struct batches *batches)
-{
-    return batches->writer[1] - '0';
-}
-
 static int begin(void *context, struct cargo *cargo, size_t cargo_len, struct error *error)
 {
     struct memory_flusher *flusher = context;
@@ -276,21 +308,52 @@ static int begin(void *context, struct cargo *cargo, size_t cargo_len, struct er
     for (size_t i = 0; i < cargo_len; i++) {
         const struct memory_store *store = &flusher->store[cargo[i].shard];
         assert(store->locked_by != flusher); /* it left a transaction open */
-        if (fault == FAULT_NONE && store->locked_by)
-            fault = FAULT_REFUSED; /* what a lock_timeout does */
+        if (store->locked_by && is_carried_out(fault)) {
+            if (fault == FAULT_CRASH_AFTER)
+                die(flusher);
+            fault = flusher->dead ? FAULT_CRASH : FAULT_REFUSED; /* what a lock_timeout does */
+        }
     }
     for (size_t i = 0; i < cargo_len && is_carried_out(fault); i++) {
         struct memory_store *store = &flusher->store[cargo[i].shard];
         const struct generation *generation = &cargo[i].generation;
         store->locked_by = flusher;
+        const struct memory_postgres *seen =
+            memory_mutant == MUTANT_STALE_VECTOR ? &flusher->seen[cargo[i].shard] : &store->postgres;
         flusher->transactions[cargo[i].shard] = store->postgres;
-        cargo[i].standing = standing_of(&store->postgres, generation);
+        cargo[i].standing = standing_of(seen, generation);
         for (size_t j = 0; j < generation->batches_len; j++)
-            cargo[i].vector[j] = store->postgres.vector[writer_number(&generation->batches[j])];
+            cargo[i].vector[j] = memory_mutant == MUTANT_NO_VECTOR
+                                     ? generation->batches[j].low - 1
+                                     : seen->vector[number_of(generation->batches[j].writer)];
     }
     if (fault != FAULT_NONE)
         lose_transaction(flusher);
     return leave(flusher, fault, 0, error);
+}
+
+/* What the primary key of the ledger or the quarantine says. */
+static int refuse_double(struct memory_flusher *flusher, struct error *error)
+{
+    return leave(flusher, FAULT_REFUSED, 0, error);
+}
+
+static void add_row(struct memory_postgres *postgres, const struct cargo *cargo)
+{
+    struct memory_row *row = &postgres->ledger[postgres->ledger_len++];
+
+    assert(postgres->ledger_len < MEMORY_LEDGER);
+    snprintf(row->id, sizeof(row->id), "%s", cargo->generation.id);
+    row->entry = cargo->entry;
+    postgres->head = cargo->entry;
+}
+
+static void release_early(struct memory_redis *redis, const struct cargo *cargo)
+{
+    if (strcmp(redis->sealed_id, cargo->generation.id) != 0)
+        return;
+    release_sealed(redis, &cargo->correction);
+    free_sealed(redis);
 }
 
 static int record(void *context, const struct cargo *cargo, size_t cargo_len, struct error *error)
@@ -299,14 +362,15 @@ static int record(void *context, const struct cargo *cargo, size_t cargo_len, st
     enum memory_fault fault = enter(flusher);
 
     for (size_t i = 0; i < cargo_len && is_carried_out(fault); i++) {
-        const struct memory_store *store = &flusher->store[cargo[i].shard];
-        struct memory_postgres *postgres = &flusher->transactions[cargo[i].shard];
-        struct memory_row *row = &postgres->ledger[postgres->ledger_len++];
+        struct memory_store *store = &flusher->store[cargo[i].shard];
         assert(flusher->dead || store->locked_by == flusher);
-        assert(postgres->ledger_len < MEMORY_LEDGER && !find_row(&store->postgres, cargo[i].generation.id));
-        snprintf(row->id, sizeof(row->id), "%s", cargo[i].generation.id);
-        row->entry = cargo[i].entry;
-        postgres->head = cargo[i].entry;
+        if (find_row(&flusher->transactions[cargo[i].shard], cargo[i].generation.id))
+            return refuse_double(flusher, error);
+        add_row(&flusher->transactions[cargo[i].shard], &cargo[i]);
+        if (memory_mutant == MUTANT_LEDGER_OUTSIDE)
+            add_row(&store->postgres, &cargo[i]);
+        if (memory_mutant == MUTANT_RELEASE_EARLY)
+            release_early(&store->redis, &cargo[i]);
     }
     return leave(flusher, fault, 0, error);
 }
@@ -321,7 +385,7 @@ static int apply(void *context, const struct cargo *cargo, size_t cargo_len, con
         const struct generation *generation = &cargo[i].generation;
         assert(flusher->dead || flusher->store[cargo[i].shard].locked_by == flusher);
         for (size_t j = 0; j < generation->batches_len; j++)
-            flusher->transactions[cargo[i].shard].vector[writer_number(&generation->batches[j])] =
+            flusher->transactions[cargo[i].shard].vector[number_of(generation->batches[j].writer)] =
                 generation->batches[j].high;
     }
     for (size_t i = 0; i < updates->len && is_carried_out(fault); i++)
@@ -334,19 +398,22 @@ static int quarantine(void *context, const struct cargo *cargo, const struct upd
                       struct error *error)
 {
     struct memory_flusher *flusher = context;
-    const struct memory_store *store = &flusher->store[cargo->shard];
     const struct generation *generation = &cargo->generation;
     struct memory_postgres *postgres = &flusher->transactions[cargo->shard];
     enum memory_fault fault = enter(flusher);
 
-    assert(flusher->dead || store->locked_by == flusher);
+    assert(flusher->dead || flusher->store[cargo->shard].locked_by == flusher);
+    if (is_carried_out(fault) && in_quarantine(postgres, generation->id))
+        return refuse_double(flusher, error);
     if (is_carried_out(fault)) {
         struct memory_quarantine *row = &postgres->quarantine[postgres->quarantine_len++];
         assert(postgres->quarantine_len < MEMORY_QUARANTINE && updates->len == generation->members);
-        assert(!in_quarantine(&store->postgres, generation->id));
+        *row = (struct memory_quarantine){.set_aside = generation->set_aside, .total = cargo->total};
         snprintf(row->id, sizeof(row->id), "%s", generation->id);
-        row->set_aside = generation->set_aside;
-        row->total = cargo->total;
+        for (size_t i = 0; i < generation->batches_len; i++) {
+            row->low[number_of(generation->batches[i].writer)] = (int)generation->batches[i].low;
+            row->high[number_of(generation->batches[i].writer)] = (int)generation->batches[i].high;
+        }
     }
     return leave(flusher, fault, 0, error);
 }
@@ -394,6 +461,8 @@ static int commit(void *context, struct error *error)
     assert(flusher->dead || locked);
     lose_transaction(flusher);
     r = leave(flusher, fault, COMMIT_DONE, error);
+    if (fault == FAULT_LOST_CALL && memory_mutant == MUTANT_UNKNOWN_IS_DONE)
+        return COMMIT_DONE;
     return fault == FAULT_LOST_CALL || fault == FAULT_LOST_REPLY ? COMMIT_UNKNOWN : r;
 }
 

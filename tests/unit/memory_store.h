@@ -9,9 +9,9 @@
 #include "flusher/flush.h"
 
 #define MEMORY_KEYS       6
-#define MEMORY_WRITERS    3
-#define MEMORY_LEDGER     256
-#define MEMORY_QUARANTINE 16
+#define MEMORY_WRITERS    12
+#define MEMORY_LEDGER     128
+#define MEMORY_QUARANTINE 64
 #define MEMORY_SHARDS     3
 
 struct memory_set {
@@ -28,6 +28,7 @@ struct memory_redis {
     char prev_id[GENERATION_ID_LEN_MAX + 1];
     bool set_aside; /* what is sealed, by a reset */
     int64_t accepted, events, accepted_at_seal, events_at_seal;
+    unsigned seals; /* MUTANT_ID_FROM_REDIS */
 };
 
 struct memory_row {
@@ -40,6 +41,7 @@ struct memory_quarantine {
     char id[GENERATION_ID_LEN_MAX + 1];
     bool set_aside;
     int64_t total;
+    int low[MEMORY_WRITERS], high[MEMORY_WRITERS];
 };
 
 struct memory_postgres {
@@ -76,17 +78,49 @@ struct memory_flusher {
     struct memory_store *store;                         /* an array of them when `shards` says so */
     size_t shards;                                      /* 0 = one */
     struct memory_postgres transactions[MEMORY_SHARDS]; /* what it would commit, while it holds the lock */
+    struct memory_postgres seen[MEMORY_SHARDS];         /* MUTANT_STALE_VECTOR: at its last seal */
     bool dead;
     enum memory_fault (*hook)(void *context, struct memory_flusher *flusher); /* before each call; or NULL */
     void (*after)(void *context, struct memory_flusher *flusher);             /* after each call; or NULL */
     void *context;
 };
 
+/* A rule of the protocol that the servers, or those who use them, do without: to see that a test notices. */
+enum memory_mutant {
+    MUTANT_NONE,
+    MUTANT_NO_SEQ_CHECK,      /* append: applies whatever comes */
+    MUTANT_ANY_FIRST_SEQ,     /* append: a writer that Redis does not know may begin at any number */
+    MUTANT_READ_ANY,          /* read: not tied to the generation */
+    MUTANT_RELEASE_ANY,       /* release: neither */
+    MUTANT_RELEASE_EARLY,     /* release: before COMMIT */
+    MUTANT_ID_FROM_REDIS,     /* seal: ids are counted in Redis, so a rollback turns them back */
+    MUTANT_NO_VECTOR,         /* begin: the ledger alone tells what is applied */
+    MUTANT_STALE_VECTOR,      /* begin: decides on what it read before it had the lock */
+    MUTANT_LEDGER_OUTSIDE,    /* record: outside the transaction */
+    MUTANT_UNKNOWN_IS_DONE,   /* commit: no answer is taken for done */
+    MUTANT_UNKNOWN_IS_FAILED, /* a sent batch whose answer is lost goes back into the table */
+    MUTANT_GAP_ADOPTED,       /* GAP: the writer goes on as if Redis had all that it was sent */
+    MUTANT_NO_PROBE,          /* an idle writer does not ask */
+    MUTANT_COUNT,
+};
+extern enum memory_mutant memory_mutant;
+
 enum memory_append { MEMORY_OK, MEMORY_DUP, MEMORY_GAP };
 
-/* The step append, with one delta for one key. */
+/* What a batch adds. */
+struct memory_deltas {
+    bool there[MEMORY_KEYS];
+    int64_t delta[MEMORY_KEYS];
+    int64_t events;
+};
+
+/* The step append. `ret_seq`: the writer's durable seq, or, with MEMORY_GAP, the last one that is here. */
 enum memory_append memory_append(struct memory_redis *redis, int writer, int64_t seq, int64_t known_durable,
-                                 int key, int64_t delta);
+                                 const struct memory_deltas *deltas, int64_t *ret_seq);
+
+/* The step probe: MEMORY_OK or MEMORY_GAP, and `ret_seq` as of an append. */
+enum memory_append memory_probe(const struct memory_redis *redis, int writer, int64_t seq,
+                                int64_t known_durable, int64_t *ret_seq);
 
 struct source memory_source(struct memory_flusher *flusher);
 struct sink memory_sink(struct memory_flusher *flusher);

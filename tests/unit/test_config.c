@@ -67,7 +67,7 @@ START_TEST(every_mistake_is_named_with_its_place)
         {"{} /* ", "f: a comment /* is not closed"},
         {"{\"shard\": 8}",
          "f: 'shard' is not a key; allowed here: namespace shards workers listen coalesce_ms keys_max "
-         "history_bytes spool_dir redis postgres flush targets fanout"},
+         "history_bytes spool_dir redis idempotency postgres flush targets fanout"},
         {"{\"redis\": {\"uri\": \"\"}}",
          "f: 'redis.uri' is not a key; allowed in 'redis': url password_file timeout_ms wait_replicas"},
         {"{\"shards\": \"8\"}", "f: 'shards' is a string; it takes a whole number from 1 to 1024"},
@@ -92,7 +92,7 @@ START_TEST(every_mistake_is_named_with_its_place)
         {"{\"redis\": {\"url\": \"http://x\"}}",
          "f: 'redis.url': not a Redis URL; write redis://[user:password@]host[:port][/database] or "
          "unix://[user:password@]/path.sock[?db=database]"},
-        {"{\"fanout\": [1]}", "f: 'fanout': this version takes only []"},
+        {"{\"spool_dir\": \"/s\"}", "f: 'spool_dir': this version takes only \"\""},
         {"{\"shards\": 0, \"workers\": true}",
          "f: 'shards' is 0; it takes a whole number from 1 to 1024\n"
          "f: 'workers' is true or false; it takes a whole number from 0 to 64"},

@@ -20,6 +20,17 @@ struct world {
     int64_t durable[MEMORY_WRITERS];        /* what Redis last told the writer */
 };
 
+static enum memory_append append_one(struct memory_redis *redis, int writer, int64_t seq,
+                                     int64_t known_durable, int key, int64_t delta)
+{
+    struct memory_deltas deltas = {.events = 1};
+    int64_t ignored;
+
+    deltas.there[key] = true;
+    deltas.delta[key] = delta;
+    return memory_append(redis, writer, seq, known_durable, &deltas, &ignored);
+}
+
 /* A batch, and before it whatever Redis says that it lacks. */
 static void must_append(struct world *world, int writer, int key, int64_t delta)
 {
@@ -32,8 +43,8 @@ static void must_append(struct world *world, int writer, int key, int64_t delta)
     world->accepted[key] += delta;
     for (int64_t seq = newest; seq <= newest;) {
         enum memory_append answer =
-            memory_append(redis, writer, seq, world->durable[writer], world->history[writer][seq].key,
-                          world->history[writer][seq].delta);
+            append_one(redis, writer, seq, world->durable[writer], world->history[writer][seq].key,
+                       world->history[writer][seq].delta);
         if (answer == MEMORY_GAP)
             seq = (redis->writers[writer] > world->durable[writer] ? redis->writers[writer]
                                                                    : world->durable[writer]);
@@ -276,8 +287,8 @@ static void append_everywhere(struct shards *shards)
 {
     for (int i = 0; i < MEMORY_SHARDS; i++)
         for (int key = 0; key < 4; key++) {
-            ck_assert_int_eq(
-                memory_append(&shards->stores[i].redis, 0, ++shards->seq[i], 0, key, key + i + 1), MEMORY_OK);
+            ck_assert_int_eq(append_one(&shards->stores[i].redis, 0, ++shards->seq[i], 0, key, key + i + 1),
+                             MEMORY_OK);
             shards->accepted[i][key] += key + i + 1;
         }
 }

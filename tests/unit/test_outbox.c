@@ -2,6 +2,7 @@
 #include <stdio.h>
 
 #include "counterd/outbox.h"
+#include "lib/config.h"
 #include "lib/keyspace.h"
 #include "lib/metric.h"
 #include "tests/unit/unit.h"
@@ -9,18 +10,24 @@
 #define SHARDS 3
 #define KEYS   40
 
+/* Where the tests fan out: 10 to 19 count in 2 as well, which is counted by itself too, and in "all". */
+#define FANOUT "{\"fanout\": [{\"match\": \"1{n}\", \"also\": [\"all\", \"2\"]}]}"
+#define ALL    KEYS
+#define SLOTS  (KEYS + 1)
+
 /* What the append script keeps of one shard and one writer, and what a flush made durable. */
 struct shard_state {
     uint64_t seq, durable;
-    int64_t open[KEYS];
-    int64_t stored[KEYS]; /* in Postgres; never goes back */
+    int64_t open[SLOTS];
+    int64_t stored[SLOTS]; /* in Postgres; never goes back */
 };
 
 static struct outbox *outbox;
 static struct table *tables[2];
 static unsigned filling;
 static struct shard_state shards[SHARDS], snapshots[SHARDS];
-static int64_t sent_micros[KEYS];
+static int64_t sent_micros[SLOTS];
+static struct config *config; /* NULL: nothing is fanned out */
 static uint64_t sent_events, acknowledged_events;
 
 static void set_up_with(size_t history_bytes)
@@ -30,15 +37,24 @@ static void set_up_with(size_t history_bytes)
     outbox = outbox_new(&options);
     filling = 0;
     for (int i = 0; i < 2; i++)
-        tables[i] = table_new(SHARDS, KEYS);
+        tables[i] = table_new(SHARDS, SLOTS);
     memset(shards, 0, sizeof(shards));
     memset(snapshots, 0, sizeof(snapshots));
     memset(sent_micros, 0, sizeof(sent_micros));
     sent_events = acknowledged_events = 0;
 }
 
+static void set_up_fanout(void)
+{
+    struct error error;
+
+    ck_assert_int_eq(config_parse("f", span_of(FANOUT), &config, &error), 0);
+}
+
 static void tear_down(void)
 {
+    config_free(config);
+    config = NULL;
     outbox_free(outbox);
     table_free(tables[0]);
     table_free(tables[1]);
@@ -54,14 +70,26 @@ static void count(int key, int64_t micros)
     item.hash = keyspace_hash(item.key);
     ck_assert_int_eq(table_add(tables[filling], &item), TABLE_OK);
     sent_micros[key] += micros;
+    if (config && key >= 10 && key < 20) {
+        sent_micros[ALL] += micros;
+        sent_micros[2] += micros;
+    }
     sent_events++;
+}
+
+static int slot_of(struct span key)
+{
+    char name[16];
+
+    snprintf(name, sizeof(name), "%.*s", (int)key.len, key.ptr);
+    return span_is(key, "all") ? ALL : atoi(name);
 }
 
 static void swap_if_drained(void)
 {
     if (!outbox_drained(outbox) || table_events(tables[filling]) == 0)
         return;
-    outbox_drain(outbox, tables[filling], tables[filling ^ 1]);
+    outbox_drain(outbox, tables[filling], tables[filling ^ 1], config ? config->targets : NULL);
     filling ^= 1;
 }
 
@@ -78,11 +106,8 @@ static bool append(uint32_t shard, const struct batch *batch, uint64_t known_dur
         return true;
     if (batch->seq != last + 1)
         return false;
-    while (batch_next_entry(batch, &at, &key, &delta)) {
-        char name[16];
-        snprintf(name, sizeof(name), "%.*s", (int)key.len, key.ptr);
-        state->open[atoi(name)] += delta;
-    }
+    while (batch_next_entry(batch, &at, &key, &delta))
+        state->open[slot_of(key)] += delta;
     state->seq = batch->seq;
     return true;
 }
@@ -130,7 +155,7 @@ static void flush(uint32_t shard)
 {
     struct shard_state *state = &shards[shard];
 
-    for (int i = 0; i < KEYS; i++) {
+    for (int i = 0; i < SLOTS; i++) {
         state->stored[i] += state->open[i];
         state->open[i] = 0;
     }
@@ -141,20 +166,18 @@ static void flush(uint32_t shard)
 /* Whole units are in Redis or Postgres, once; the rest of a key is in the table that fills. */
 static void check_all_stored(void)
 {
-    int64_t fractions[KEYS] = {0};
+    int64_t fractions[SLOTS] = {0};
     struct table_item item;
 
     ck_assert_uint_eq(acknowledged_events, sent_events);
     ck_assert_uint_eq(outbox_pending_events(outbox), 0);
     for (uint32_t shard = 0; shard < SHARDS; shard++) {
         while (table_pop(tables[filling], shard, &item)) {
-            char name[16];
-            snprintf(name, sizeof(name), "%.*s", (int)item.key.len, item.key.ptr);
             ck_assert(item.micros > -MICROS_PER_UNIT && item.micros < MICROS_PER_UNIT);
-            fractions[atoi(name)] = item.micros;
+            fractions[slot_of(item.key)] = item.micros;
         }
     }
-    for (int i = 0; i < KEYS; i++) {
+    for (int i = 0; i < SLOTS; i++) {
         int64_t units = 0;
         for (uint32_t shard = 0; shard < SHARDS; shard++)
             units += shards[shard].open[i] + shards[shard].stored[i];
@@ -171,6 +194,53 @@ START_TEST(fractions_are_carried_until_they_make_a_whole)
         swap_if_drained();
         settle();
     }
+    check_all_stored();
+    tear_down();
+}
+END_TEST
+
+static int64_t units_of(int slot)
+{
+    int64_t units = 0;
+
+    for (uint32_t shard = 0; shard < SHARDS; shard++)
+        units += shards[shard].open[slot] + shards[shard].stored[slot];
+    return units;
+}
+
+START_TEST(what_is_fanned_out_is_sent_before_the_table_counts_as_drained)
+{
+    set_up_with(SIZE_MAX);
+    set_up_fanout();
+    count(10, 500000);
+    settle();
+    ck_assert_int_eq(units_of(ALL), 0);
+    count(11, 500000);
+    settle();
+    ck_assert_int_eq(units_of(ALL), 1);
+    ck_assert_int_eq(units_of(2), 1);
+    count(2, 1500000);
+    count(12, 3 * MICROS_PER_UNIT);
+    count(13, -3 * MICROS_PER_UNIT);
+    settle();
+    ck_assert_int_eq(units_of(ALL), 1);
+    ck_assert_int_eq(units_of(2), 2);
+    check_all_stored();
+    tear_down();
+}
+END_TEST
+
+START_TEST(a_fraction_that_was_fanned_out_is_not_again_by_later_rules)
+{
+    set_up_with(SIZE_MAX);
+    count(10, 500000);
+    settle();
+    set_up_fanout();
+    count(10, 500000);
+    count(10, MICROS_PER_UNIT);
+    settle();
+    ck_assert_int_eq(units_of(10), 2);
+    ck_assert_int_eq(units_of(ALL), 1);
     check_all_stored();
     tear_down();
 }
@@ -236,6 +306,24 @@ START_TEST(only_a_shard_that_could_have_been_forgotten_is_probed)
 }
 END_TEST
 
+START_TEST(an_idle_shard_that_learns_that_all_is_durable_forgets_it)
+{
+    uint32_t shard = keyspace_shard(keyspace_hash(span_of("0")), SHARDS);
+
+    set_up_with(SIZE_MAX);
+    count(0, MICROS_PER_UNIT);
+    settle();
+    outbox_note_durable(outbox, shard, 0);
+    ck_assert_uint_eq(outbox_probe(outbox, shard), 2);
+    ck_assert_uint_gt(outbox_history_bytes(outbox), 0);
+    outbox_note_durable(outbox, shard, 7); /* more than was ever sent */
+    ck_assert_uint_eq(outbox_durable(outbox, shard), 1);
+    ck_assert_uint_eq(outbox_probe(outbox, shard), 0);
+    ck_assert_uint_eq(outbox_history_bytes(outbox), 0);
+    tear_down();
+}
+END_TEST
+
 /* Redis forgets more than the history holds: what is lost is told, and the numbers stay without a hole. */
 START_TEST(what_no_history_holds_is_told_as_lost)
 {
@@ -277,6 +365,8 @@ START_TEST(nothing_is_lost_or_doubled_whatever_happens)
 
     srandom(seed);
     set_up_with(_i % 2 ? SIZE_MAX : 1000000);
+    if (_i % 4 >= 2)
+        set_up_fanout();
     for (int i = 0; i < 3000; i++) {
         uint32_t shard = (uint32_t)random() % SHARDS;
         switch (random() % 12) {
@@ -322,9 +412,12 @@ END_TEST
 static void add_tests(TCase *tests)
 {
     tcase_add_test(tests, fractions_are_carried_until_they_make_a_whole);
+    tcase_add_test(tests, what_is_fanned_out_is_sent_before_the_table_counts_as_drained);
+    tcase_add_test(tests, a_fraction_that_was_fanned_out_is_not_again_by_later_rules);
     tcase_add_test(tests, a_key_that_came_to_zero_is_sent_all_the_same);
     tcase_add_test(tests, one_batch_in_flight_and_the_same_one_again);
     tcase_add_test(tests, only_a_shard_that_could_have_been_forgotten_is_probed);
+    tcase_add_test(tests, an_idle_shard_that_learns_that_all_is_durable_forgets_it);
     tcase_add_test(tests, what_no_history_holds_is_told_as_lost);
     tcase_add_loop_test(tests, nothing_is_lost_or_doubled_whatever_happens, 0, 60);
 }

@@ -1,0 +1,101 @@
+#include "flusher/prune.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "lib/clock.h"
+
+#define PIECE_ROWS 5000
+#define ENOUGH_MS  1000
+
+/* The oldest rows that may go, ordered by shard. What waits in quarantine is judged by the vector, so its
+ * shard is left alone until it is resolved. */
+static int find(struct postgres *postgres, const struct config *config, struct pg_result **ret_rows,
+                struct error *error)
+{
+    static const char sql[] =
+        "SELECT shard, writer FROM (SELECT shard, writer FROM counterd.writers AS w"
+        " WHERE namespace = $1 AND starts_with(writer, '" TOKEN_WRITER "')"
+        " AND added_at < now() - make_interval(secs => $2::bigint)"
+        " AND NOT EXISTS (SELECT FROM counterd.quarantine AS q WHERE q.namespace = $1 AND q.shard = w.shard"
+        " AND q.resolution IS NULL)"
+        " ORDER BY added_at LIMIT $3::bigint) AS old ORDER BY shard, writer";
+    struct parameters parameters = {0};
+
+    parameters_text(&parameters, config->namespace);
+    parameters_bigint(&parameters, config->idempotency.ttl_s + config->idempotency.rollback_s);
+    parameters_bigint(&parameters, PIECE_ROWS);
+    return postgres_execute(postgres, sql, &parameters, ret_rows, error);
+}
+
+static int forget_in_redis(struct source_redis *source, const struct pg_result *rows, struct error *error)
+{
+    const char *writers[PIECE_ROWS];
+    int r = 0;
+
+    for (int row = 0, len; row < rows_len(rows) && r == 0; row += len) {
+        int64_t shard = rows_bigint(rows, row, 0);
+        for (len = 0; row + len < rows_len(rows) && rows_bigint(rows, row + len, 0) == shard; len++)
+            writers[len] = rows_text(rows, row + len, 1);
+        r = source_redis_forget(source, (uint32_t)shard, writers, (size_t)len, error);
+    }
+    return r;
+}
+
+static int remove_rows(struct postgres *postgres, const struct config *config, const struct pg_result *rows,
+                       struct error *error)
+{
+    static const char sql[] = "DELETE FROM counterd.writers AS w"
+                              " USING unnest($2::bigint[], $3::text[]) AS old (shard, writer)"
+                              " WHERE w.namespace = $1 AND w.shard = old.shard AND w.writer = old.writer";
+    struct parameters parameters = {0};
+    struct pgarray shards = {0}, writers = {0};
+    size_t len = (size_t)rows_len(rows);
+    int r;
+
+    pgarray_begin(&shards, PGARRAY_BIGINT, len);
+    pgarray_begin(&writers, PGARRAY_TEXT, len);
+    for (int row = 0; row < (int)len; row++) {
+        pgarray_add_bigint(&shards, rows_bigint(rows, row, 0));
+        pgarray_add_text(&writers, span_of(rows_text(rows, row, 1)));
+    }
+    parameters_text(&parameters, config->namespace);
+    parameters_array(&parameters, &shards);
+    parameters_array(&parameters, &writers);
+    r = pgarray_ok(&shards) && pgarray_ok(&writers)
+            ? postgres_execute(postgres, sql, &parameters, NULL, error)
+            : error_set(error, -ENOMEM, "out of memory");
+    pgarray_done(&shards);
+    pgarray_done(&writers);
+    return r;
+}
+
+/* Returns how many rows it was. Redis first: who dies in between finds the rows again. */
+static int prune_piece(struct postgres *postgres, struct source_redis *source, const struct config *config,
+                       struct error *error)
+{
+    struct pg_result *rows;
+    int r = find(postgres, config, &rows, error);
+    int len;
+
+    if (r < 0)
+        return r;
+    len = rows_len(rows);
+    r = forget_in_redis(source, rows, error);
+    if (r == 0 && len > 0)
+        r = remove_rows(postgres, config, rows, error);
+    rows_free(rows);
+    return r < 0 ? r : len;
+}
+
+int prune_requests(struct postgres *postgres, struct source_redis *source, const struct config *config,
+                   struct error *error)
+{
+    int64_t until_ms = clock_monotonic_ms() + ENOUGH_MS;
+    int len;
+
+    do
+        len = prune_piece(postgres, source, config, error);
+    while (len == PIECE_ROWS && clock_monotonic_ms() < until_ms);
+    return len < 0 ? len : 0;
+}

@@ -1,0 +1,137 @@
+#include "lib/targets.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+
+struct targets *targets_new(void)
+{
+    struct targets *targets = calloc(1, sizeof(*targets));
+
+    if (targets)
+        targets->references = 1;
+    return targets;
+}
+
+struct targets *targets_ref(struct targets *targets)
+{
+    atomic_fetch_add(&targets->references, 1);
+    return targets;
+}
+
+static void free_target(struct target *target)
+{
+    pattern_free(target->pattern);
+    for (size_t i = 0; i < target->rollups_len; i++)
+        free(target->rollups[i].table);
+    free(target->match);
+    free(target->table);
+    free(target->value);
+    free(target->touch);
+    free(target->database);
+}
+
+static void free_fanout(struct fanout *fanout)
+{
+    pattern_free(fanout->pattern);
+    for (size_t i = 0; i < fanout->also_len; i++)
+        pattern_free(fanout->also[i]);
+    free(fanout->match);
+}
+
+void targets_unref(struct targets *targets)
+{
+    if (!targets || atomic_fetch_sub(&targets->references, 1) > 1)
+        return;
+    for (size_t i = 0; i < targets->len; i++)
+        free_target(&targets->items[i]);
+    for (size_t i = 0; i < targets->fanouts_len; i++)
+        free_fanout(&targets->fanouts[i]);
+    free(targets->items);
+    free(targets->fanouts);
+    free(targets);
+}
+
+const struct target *targets_find(const struct targets *targets, struct span key)
+{
+    for (size_t i = 0; i < targets->len; i++)
+        if (pattern_match(targets->items[i].pattern, key, NULL))
+            return &targets->items[i];
+    return NULL;
+}
+
+int64_t bucket_divisor(int64_t a, int64_t b)
+{
+    while (b != 0) {
+        int64_t rest = a % b;
+        a = b;
+        b = rest;
+    }
+    return a;
+}
+
+int64_t targets_bucket_s(const struct targets *targets, struct span key)
+{
+    const struct target *target;
+    int64_t bucket_s;
+
+    if (targets->bucket_s == 0)
+        return 0;
+    target = targets_find(targets, key);
+    bucket_s = target ? target->bucket_s : 0;
+    for (size_t i = 0; i < targets->fanouts_len; i++) {
+        const struct fanout *fanout = &targets->fanouts[i];
+        if (fanout->bucket_s != 0 && fanout->bucket_s != bucket_s &&
+            pattern_match(fanout->pattern, key, NULL))
+            bucket_s = bucket_divisor(fanout->bucket_s, bucket_s);
+    }
+    return bucket_s;
+}
+
+/* Whatever the rules make of the key, some of it perhaps twice, or the key itself. */
+static bool next_of_rules(struct also_walk *walk, char buf[KEY_LEN_MAX], size_t *ret_len)
+{
+    for (; walk->fanout < walk->targets->fanouts_len; walk->fanout++) {
+        const struct fanout *fanout = &walk->targets->fanouts[walk->fanout];
+        struct span values[PATTERN_PLACEHOLDERS_MAX];
+        const struct pattern *also;
+        if (!walk->matched)
+            walk->matched = pattern_match(fanout->pattern, walk->key, walk->values);
+        if (!walk->matched || walk->also == fanout->also_len) {
+            walk->matched = false;
+            walk->also = 0;
+            continue;
+        }
+        also = fanout->also[walk->also];
+        for (size_t i = 0; i < pattern_placeholders(also); i++)
+            values[i] = walk->values[fanout->places[walk->also][i]];
+        walk->also++;
+        if (!pattern_expand(also, values, buf, KEY_LEN_MAX, ret_len))
+            *ret_len = 0;
+        return true;
+    }
+    return false;
+}
+
+/* Whether the walk, which stands behind the key, came by it before. */
+static bool came_before(const struct also_walk *walk, struct span key)
+{
+    struct also_walk again = {.targets = walk->targets, .key = walk->key};
+    char buf[KEY_LEN_MAX];
+    size_t len;
+
+    while (next_of_rules(&again, buf, &len)) {
+        if (again.fanout == walk->fanout && again.also == walk->also)
+            return false;
+        if (len > 0 && span_equal(key, (struct span){buf, len}))
+            return true;
+    }
+    return false;
+}
+
+bool also_next(struct also_walk *walk, char buf[KEY_LEN_MAX], size_t *ret_len)
+{
+    while (next_of_rules(walk, buf, ret_len))
+        if (*ret_len == 0 || !came_before(walk, (struct span){buf, *ret_len}))
+            return true;
+    return false;
+}

@@ -1,0 +1,448 @@
+"""world - the real programs and servers of a chaos run, bad networks between them, and everything that is done to them
+
+    clients -> [http, tcp] -> counterd -> [redis] -> Redis <- [flusher-redis] <- flushers -> [flusher-pg] -> Postgres
+
+Time passes in rounds: a storm of faults, then calm, in which all is mended, flushed, and compared. There are two kinds:
+"crash", in which anything may die but Redis keeps its data, and "rollback", in which Redis comes back with earlier states
+while counterd lives (it may be stopped for a while). Only the main thread does harm and mends; flushers, auditor and
+watcher are threads that run what they are named after, again and again.
+"""
+
+import collections
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import harness
+from clients import Keyed, Post, Sync, Udp
+from network import BadNetwork
+from oracle import Oracle
+
+SHARDS = 6
+PATIENCE_S = 180   # for what takes a second on an idle machine
+EXIT_DATA = 65
+
+
+class Wrong(Exception):
+    """What the run is there to find."""
+
+
+class HarshPostgres(harness.Postgres):
+    def children(self):
+        with contextlib.suppress(OSError):
+            return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
+        return []
+
+    def signal_children(self, number, dice=None):
+        """All of them, or one."""
+        pids = self.children()
+        for pid in [dice.choice(pids)] if dice and pids else pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def kill_9(self):
+        self.child.kill()
+        self.wait()
+
+    def restart(self):
+        """The children of a postmaster that was killed may still hold its shared memory; they leave by themselves."""
+        end = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                self.start()
+                return
+            except AssertionError:
+                if self.alive or time.monotonic() > end:
+                    raise
+
+
+class World:
+    def __init__(self, directory, seed, log):
+        self.dir, self.seed, self.log_file = Path(directory), seed, log
+        self.dice = random.Random(f"{seed}")
+        self.oracle = Oracle()
+        self.round = 0
+        self.begin = time.monotonic()
+        self.lock = threading.Lock()
+        self.tallies = collections.Counter()
+        self.over = threading.Event()          # everybody ends, come what may
+        self.clients_done = threading.Event()  # clients begin nothing new
+        self.calm = threading.Event()          # flushers and watchers end
+        self.failures = []
+        self.repairs = {}                      # component -> (when, how)
+        self.snapshots = []
+        self.counterds = 0
+        self.counterd = None
+        self.redis = harness.Redis(self.dir).start()
+        self.postgres = HarshPostgres(self.dir).start()
+        self.database = self.postgres.new_database()
+        self.make_networks()
+        self.direct = self.write_config("direct.json")
+        self.troubled = self.write_config("troubled.json", redis=self.through("flusher-redis"), postgres={
+            "url": self.postgres.url(self.database, directory=self.dir / "pg")})
+        self.flusher("migrate")
+
+    # --- the scene ---
+
+    def make_networks(self):
+        self.tcp, self.http = (
+            BadNetwork(kind, lambda kind=kind: self.dial(kind), self.dice_of(kind), self.tally) for kind in ("tcp", "http"))
+        (self.dir / "pg").mkdir()
+        unix = {"redis": (self.dir / "redis.net", self.redis.path),
+                "flusher-redis": (self.dir / "flusher-redis.net", self.redis.path),
+                "flusher-pg": (self.dir / "pg" / ".s.PGSQL.5432", self.postgres.directory / ".s.PGSQL.5432")}
+        self.networks = {"tcp": self.tcp, "http": self.http}
+        for name, (path, upstream) in unix.items():
+            def dial(upstream=upstream):
+                server = socket.socket(socket.AF_UNIX)
+                server.connect(str(upstream))
+                return server
+            self.networks[name] = BadNetwork(name, dial, self.dice_of(name), self.tally, path)
+        self.networks["flusher-pg"].precious = lambda request: b"COMMIT" in request
+
+    def dice_of(self, name):
+        return random.Random(f"{self.seed} {name}")
+
+    def through(self, network):
+        return {"url": f"unix://{self.networks[network].address}?db=0", "timeout_ms": 1000}
+
+    def write_config(self, name, **changes):
+        config = {"shards": SHARDS, "redis": {"url": self.redis.url},
+                  "listen": {"udp": ["127.0.0.1:0"], "tcp": ["127.0.0.1:0"], "http": "127.0.0.1:0"},
+                  "postgres": {"url": self.postgres.url(self.database)}}
+        path = self.dir / name
+        path.write_text(json.dumps({**config, **changes}))
+        return path
+
+    def log(self, text):
+        with self.lock:
+            self.log_file.write(f"{time.monotonic() - self.begin:9.3f} {text}\n")
+
+    def tally(self, what):
+        self.log(what)
+        with self.lock:
+            self.tallies[what] += 1
+
+    def wrong(self, text):
+        """Any thread may find it; the main thread ends the run."""
+        self.log(f"WRONG {text}")
+        with self.lock:
+            self.failures.append(text)
+        self.over.set()
+
+    # --- counterd ---
+
+    def start_counterd(self):
+        self.counterds += 1
+        name = f"counterd{self.counterds}"
+        path = self.write_config(f"{name}.json", redis=self.through("redis"), workers=self.dice.choice((1, 1, 2)),
+                                 coalesce_ms=self.dice.choice((2, 10, 50)))
+        self.counterd = harness.Counterd(self.dir, path, name).start("listening")
+        self.log(f"{name} starts")
+        for old in (f"counterd{self.counterds - 20}{suffix}" for suffix in (".log", ".json")):
+            (self.dir / old).unlink(missing_ok=True)
+
+    def address(self, kind):
+        """None: not listening."""
+        try:
+            return self.counterd.address(kind)
+        except AssertionError:
+            return None
+
+    def dial(self, kind):
+        address = self.address(kind)
+        if address is None:
+            raise ConnectionRefusedError
+        return socket.create_connection(address, timeout=harness.DEADLINE_S)
+
+    def end_counterd(self, codes):
+        """SIGTERM, and what must come of it."""
+        self.counterd.signal(signal.SIGTERM)
+        code = self.counterd.wait(PATIENCE_S)
+        self.log(f"{self.counterd.name} exits {code}")
+        if code not in codes:
+            self.wrong(f"{self.counterd.name} exited with {code}\n{self.counterd.tail()}")
+        self.check_log(self.counterd)
+        return code
+
+    def check_log(self, process):
+        log = process.log()
+        if harness.SANITIZER_REPORT.search(log) or "Assertion" in log:
+            self.wrong(process.tail(80))
+
+    # --- flushers and those who watch ---
+
+    def flusher(self, *words, config=None, codes=(0,), patience_s=PATIENCE_S):
+        """(exit code, output) of a run to its end."""
+        done = subprocess.run([harness.FLUSHER, "-c", config or self.direct, *words], stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=patience_s)
+        if codes and done.returncode not in codes:
+            self.wrong(f"flusher {' '.join(words)} exited with {done.returncode}: {done.stdout}{done.stderr}")
+        return done.returncode, done.stdout
+
+    def harry_flushers(self, number):
+        """Flushes again and again, and kills or stops some of the flushers; one of the threads prefers --every."""
+        dice = random.Random(f"{self.seed} {self.round} flusher {number}")
+        errors = self.dir / f"flusher.{number}.err"
+        while not self.calm.is_set():
+            stays = number == 0 and dice.random() < 0.7
+            words = ["--every", "1"] if stays else ["run"]
+            with open(errors, "w") as log:
+                child = subprocess.Popen([harness.FLUSHER, "-c", self.troubled, *words], stdin=subprocess.DEVNULL,
+                                         stdout=subprocess.DEVNULL, stderr=log)
+            ended = self.harry(child, dice, stays)
+            text = errors.read_text()
+            self.log(f"flusher.{number} {'--every' if stays else 'run'} exits {child.returncode}")
+            if child.returncode not in (0, 69, 75, *ended) or harness.SANITIZER_REPORT.search(text):
+                self.wrong(f"a flusher exited with {child.returncode}: {text}")
+            self.calm.wait(dice.uniform(0, 0.3))
+
+    def harry(self, child, dice, stays):
+        """Waits for its end, or brings it about; the exit codes that this makes right, too."""
+        fate = dice.random()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(dice.uniform(0.5, 4) if stays else dice.uniform(0, 0.1) if fate < 0.5 else 2)
+            return ()
+        if fate < 0.35:
+            self.tally("flusher.kill")
+            child.kill()
+            child.wait()
+            return (-signal.SIGKILL,)
+        if fate < 0.5:
+            self.tally("flusher.stop")
+            child.send_signal(signal.SIGSTOP)
+            self.calm.wait(dice.uniform(0, 2))
+            child.send_signal(signal.SIGCONT)
+        if stays:
+            child.terminate()
+        # One that waits for a lock or an answer may be late; in calm it must end.
+        end = time.monotonic() + PATIENCE_S
+        while child.poll() is None and time.monotonic() < end:
+            time.sleep(0.02)
+        if child.poll() is None:
+            self.wrong("a flusher does not come to an end")
+            child.kill()
+            child.wait()
+        return (-signal.SIGTERM,) if stays else ()  # it may come before its handler is there
+
+    def rows(self):
+        return {key: int(value) for key, value in
+                self.postgres.query("select key, value from counterd.counters", self.database)}
+
+    def watch(self):
+        """At no moment a row has more than was sent, and no audit finds anything lost or doubled."""
+        while not self.calm.wait(0.5):
+            code, out = self.flusher("audit", "--json", codes=None)
+            with self.lock:
+                self.tallies[f"audit exits {code}"] += 1
+            if code not in (0, 69, 75):
+                self.wrong(f"audit exited with {code}: {out}")
+            try:
+                excess = self.oracle.excess(self.rows())
+            except AssertionError:  # no Postgres at the moment
+                continue
+            for key, row in excess.items():
+                self.wrong(f"{key}: row {row} is more than was ever sent")
+
+    # --- faults: each does harm, and says how it is mended and after how many seconds at most ---
+
+    def redis_kill(self):
+        self.redis.kill()
+        return self.redis.start, 1.5
+
+    def redis_stop(self):
+        self.redis.signal(signal.SIGSTOP)
+        return lambda: self.redis.signal(signal.SIGCONT), 2
+
+    def redis_snapshot(self):
+        """Harmless: what is on disk at a moment, for a later rollback."""
+        self.redis.signal(signal.SIGSTOP)
+        path = self.dir / f"snapshot{time.monotonic_ns()}"
+        shutil.copytree(self.redis.directory / "appendonlydir", path)
+        self.redis.signal(signal.SIGCONT)
+        self.snapshots.append(path)
+        return None, 0
+
+    def redis_rollback(self):
+        if not self.snapshots:
+            return self.redis_snapshot()
+        self.redis.kill()
+        data = self.redis.directory / "appendonlydir"
+        shutil.rmtree(data)
+        shutil.copytree(self.dice.choice(self.snapshots), data)
+        return self.redis.start, 0.5
+
+    def postgres_crash(self):
+        self.postgres.kill()
+        return self.postgres.restart, 1.5
+
+    def postgres_kill(self):
+        self.postgres.kill_9()
+        return self.postgres.restart, 1.5
+
+    def backend_kill(self):
+        """One of its processes: it throws all sessions out and recovers."""
+        self.postgres.signal_children(signal.SIGKILL, self.dice)
+        return None, 0
+
+    def backends_stop(self):
+        self.postgres.signal_children(signal.SIGSTOP)
+        return lambda: self.postgres.signal_children(signal.SIGCONT), 2
+
+    def counterd_kill(self):
+        self.counterd.kill()
+        self.check_log(self.counterd)
+        return self.start_counterd, 0.5
+
+    def counterd_stop(self):
+        self.counterd.signal(signal.SIGSTOP)
+        return lambda: self.counterd.signal(signal.SIGCONT), 2
+
+    def counterd_restart(self):
+        self.end_counterd((0, 75))
+        return self.start_counterd, 0.2
+
+    def network_storm(self):
+        network = self.dice.choice(list(self.networks.values()))
+        self.log(f"storm over {network.name}")
+        network.storm(self.dice.choice((0.01, 0.05, 0.2)))
+        return lambda: network.storm(0.01), 3
+
+    CRASH = {"redis": (redis_kill, redis_stop), "counterd": (counterd_kill, counterd_kill, counterd_stop, counterd_restart),
+             "postgres": (postgres_crash, postgres_kill, backend_kill, backends_stop), "network": (network_storm,)}
+    ROLLBACK = {"redis": (redis_snapshot, redis_snapshot, redis_rollback, redis_kill, redis_stop),
+                "counterd": (counterd_stop,), "postgres": CRASH["postgres"], "network": (network_storm,)}
+
+    def do_harm(self, faults):
+        component = self.dice.choice(sorted(set(faults) - set(self.repairs)) or [None])
+        if component is None:
+            return
+        fault = self.dice.choice(faults[component])
+        self.tally(fault.__name__)
+        mend, most = fault(self)
+        if mend:
+            self.repairs[component] = (time.monotonic() + self.dice.uniform(0, most), mend)
+
+    def mend(self, all_of_it=False):
+        for component, (when, how) in list(self.repairs.items()):
+            if all_of_it or time.monotonic() >= when:
+                del self.repairs[component]
+                how()
+                self.log(f"{component} mended")
+
+    def check_alive(self):
+        for component, process in (("redis", self.redis), ("postgres", self.postgres), ("counterd", self.counterd)):
+            if component not in self.repairs and not process.alive:
+                self.wrong(f"{component} died by itself, {process.child.returncode}\n{process.tail()}")
+
+    # --- a round ---
+
+    def play(self, kind, seconds, sabotage=None):
+        """A round. Wrong: something is; the run is over."""
+        self.round += 1
+        self.log(f"round {self.round}: {kind}")
+        self.clients_done.clear()
+        self.calm.clear()
+        quarantined = self.quarantined()
+        self.start_counterd()
+        clients = [make(self, number) for make, numbers in self.cast(kind) for number in range(numbers)]
+        threads = [threading.Thread(target=self.guard, args=(self.harry_flushers, n), daemon=True) for n in range(3)]
+        threads.append(threading.Thread(target=self.guard, args=(self.watch,), daemon=True))
+        for thread in clients + threads:
+            thread.start()
+        for network in self.networks.values():
+            network.storm(0.01)
+        self.storm(self.CRASH if kind == "crash" else self.ROLLBACK, seconds)
+        self.heal(clients, threads)
+        if kind == "crash" and self.quarantined() != quarantined:
+            self.wrong("a generation went into quarantine although Redis kept its data")
+        self.settle(sabotage)
+
+    @staticmethod
+    def cast(kind):
+        """A batch of a keyed client is in nobody's history, so a rollback may take it."""
+        return ((Sync, 3), (Post, 2), (Udp, 1)) + (((Keyed, 3),) if kind == "crash" else ())
+
+    def guard(self, function, *args):
+        try:
+            function(*args)
+        except Exception as bug:
+            self.wrong(f"{function.__name__}: {bug!r}")
+
+    def storm(self, faults, seconds):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not self.over.is_set():
+            self.mend()
+            self.check_alive()
+            self.do_harm(faults)
+            self.over.wait(self.dice.uniform(0.02, 0.8))
+
+    def heal(self, clients, threads):
+        """Everything is up, everybody has finished."""
+        self.mend(all_of_it=True)
+        for network in self.networks.values():
+            network.heal(lambda condition, what: harness.wait_until(condition, PATIENCE_S, what))
+        self.log("calm")
+        self.clients_done.set()
+        self.calm.set()
+        for thread in clients + threads:
+            thread.join(PATIENCE_S)
+            if thread.is_alive():
+                self.wrong(f"{thread.name} does not come to an end")
+        self.stop_if_wrong()
+
+    def stop_if_wrong(self):
+        if self.failures:
+            raise Wrong
+
+    def quarantined(self):
+        return int(self.postgres.query("select count(*) from counterd.quarantine", self.database)[0][0])
+
+    def settle(self, sabotage):
+        """All that counts goes to Postgres, while counterd lives and once more when it has ended; then each key is compared."""
+        harness.wait_until(lambda: self.counterd.status()["pending"] == 0, PATIENCE_S, "counterd has stored all")
+        harness.wait_until(self.flush_to_the_end, PATIENCE_S, lambda: f"a balanced audit: {self.flusher('audit', codes=None)}")
+        self.end_counterd((0,))
+        self.flusher("run")
+        if sabotage:
+            sabotage(self)
+        self.flusher("audit")
+        rows = self.rows()
+        for key, text in sorted(self.oracle.wrong(rows).items()):
+            self.wrong("\n  ".join([f"{key}: {text}"] + self.oracle.story(key)))
+        self.stop_if_wrong()
+        self.oracle.rebase(rows)
+        for path in self.snapshots:
+            shutil.rmtree(path)
+        self.snapshots.clear()
+
+    def flush_to_the_end(self):
+        """Whether Redis holds nothing, Postgres all, and what is in quarantine is evidence only (which is dropped)."""
+        code, _ = self.flusher("run", codes=(0, 75))
+        for row in json.loads(self.flusher("quarantine", "list", "--json")[1])["quarantine"]:
+            if row["batches_only_here"] == 0:
+                self.flusher("quarantine", "drop", str(row["id"]))
+        audit, _ = self.flusher("audit", codes=(0, 75))
+        self.stop_if_wrong()
+        return code == 0 and audit == 0 and not self.redis.pending()
+
+    def close(self):
+        """Nothing of ours runs afterwards."""
+        self.over.set()
+        self.clients_done.set()
+        self.calm.set()
+        for network in self.networks.values():
+            network.calm.set()
+            network.close()
+        for process in (self.counterd, self.redis, self.postgres):
+            if process is not None and process.alive:
+                process.signal(signal.SIGCONT)
+                process.kill()

@@ -10,6 +10,7 @@
 #include "counterd/listener.h"
 #include "counterd/metrics.h"
 #include "counterd/page.h"
+#include "lib/targets.h"
 #include "lib/text.h"
 
 #define TIMEOUT_S        10
@@ -299,6 +300,9 @@ static void ask_counter(struct http *http, struct evhttp_request *request, const
 
     if (!key || !is_key((struct span){key, len}))
         reply_error(request, HTTP_BADREQUEST, "not a key; it has 1 to 255 bytes, and no blank, ':' or '|'");
+    else if (targets_bucket_s(http->options.view->config->targets, (struct span){key, len}) > 0)
+        reply_error(request, HTTP_NOTIMPLEMENTED,
+                    "this key counts in buckets of time, a member of Redis each; ask flusher get");
     else
         visit = visit_new(http, request);
     if (visit) {

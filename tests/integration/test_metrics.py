@@ -124,7 +124,7 @@ class Metrics(harness.Case):
         try:
             from prometheus_client import parser
             from prometheus_client.openmetrics import parser as openmetrics
-            except ImportError:
+        except ImportError:
             self.skipTest("no python3-prometheus-client here (tests/install-deps brings it)")
         counterd = self.counterd()
         text = get(counterd, "/metrics")[1]
@@ -224,6 +224,16 @@ class Reading(harness.Case):
         for n in ("0", "101", "x", "", "-1", "1x"):
             self.assertEqual(get(counterd, f"/v1/top?n={n}")[0], 400, n)
 
+    def test_keys_in_buckets_of_time(self):
+        """Their members can't be named without knowing when they came: not guessed at, but added up where they are seen."""
+        counterd = self.ready(targets=[{"match": "*", "table": "counterd.counters", "rollup": {"bucket": "1m"}}])
+        counterd.send_udp(["a:1|c|T1700000000", "a:2|c|T1700000060", "b:2|c|T1700000000"])
+        counterd.settle(3)
+        self.assertEqual(len(self.redis.pending()), 3)
+        self.assertEqual(self.counter(counterd, "a")[0], 501)
+        self.assertEqual(json.loads(get(counterd, "/v1/top")[1])["keys"],
+                         [{"key": "a", "pending": 3}, {"key": "b", "pending": 2}])
+
     def test_what_is_no_key_and_what_is_no_path(self):
         counterd = self.ready()
         for key in ("", "a%20b", "a:b", "a%7Cb", "%ff", "x" * 256, "a%00b", "a%0Ab"):
@@ -274,11 +284,16 @@ class Reading(harness.Case):
         self.redis.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         harness.wait_until(lambda: self.counter(counterd, "a")[0] == 200, what="an answer over a new connection")
 
+    def connections(self):
+        return self.redis.call("CLIENT", "LIST").count(b"\n")
+
     def test_unwatched_it_has_no_connection(self):
-        """Nobody looks, nobody is connected: only the appends are."""
-        self.counterd()
-        harness.wait_until(lambda: self.redis.call("CLIENT", "LIST").count(b"\n") >= 3, what="connections of appends")
-        self.assertEqual(self.redis.call("CLIENT", "LIST").count(b"\n"), 3)  # a worker's, POST's and ours
+        """Nobody looks, nobody is connected but those who write."""
+        counterd = self.ready()
+        harness.wait_until(lambda: self.connections() >= 4, what="a worker's, POST's, idempotent requests', and ours")
+        self.assertEqual(self.connections(), 4)
+        counterd.status()
+        harness.wait_until(lambda: self.connections() == 5, what="a connection of the reader")
 
     def test_reads_do_not_delay_appends(self):
         """Redis does not answer who reads; appends have a connection of their own."""

@@ -10,7 +10,9 @@
 #include "flusher/daemon.h"
 #include "flusher/failure.h"
 #include "flusher/jobs.h"
+#include "flusher/metrics_file.h"
 #include "flusher/migrate.h"
+#include "flusher/overview.h"
 #include "flusher/prune.h"
 #include "flusher/quarantine.h"
 #include "flusher/source_redis.h"
@@ -134,7 +136,30 @@ static int finish_run(struct session *session, const struct jobs_result *result,
     return records_finish_run(session->postgres, session->config, &run, result->fresh_ms, error);
 }
 
-static int flush_all(struct session *session, struct error *error)
+static void take_metrics(struct run_metrics *metrics, const struct jobs_result *result)
+{
+    metrics->shards = result->shards;
+    metrics->shards_failed = result->shards_failed;
+    metrics->keys = result->keys;
+    metrics->increments = result->total;
+    metrics->events = result->events;
+    metrics->quarantined = result->quarantined;
+}
+
+/* The run is what it was, whether or not this succeeds. */
+static void write_metrics(struct session *session, struct run_metrics *metrics)
+{
+    struct overview_view view;
+    struct error error;
+
+    overview_view(session->source, session->postgres, session->config, session->options->config_path, &view);
+    if (view.postgres == 0)
+        metrics->overview = &view.overview;
+    if (metrics_file_write(session->options->metrics_path, session->config, metrics, &error) < 0)
+        log_error(LOG_LEVEL_ERROR, "metrics_file_not_written", &error);
+}
+
+static int flush_all(struct session *session, struct run_metrics *metrics, struct error *error)
 {
     bool watched = session->options->style == REPORT_TEXT && report_has_terminal();
     struct jobs_options jobs = {session->config, session->postgres, session->source,
@@ -165,6 +190,7 @@ static int flush_all(struct session *session, struct error *error)
             log_error(LOG_LEVEL_ERROR, "prune_failed", error);
     }
     r = failure_worse(result.failure, r);
+    take_metrics(metrics, &result);
     jobs_result_done(&result, session->config);
     return failure_exit_code(r);
 }
@@ -202,16 +228,24 @@ static int rehearse(struct session *session, struct error *error)
 
 static int run_once(const struct config *config, const struct command_options *options)
 {
+    int64_t from_ms = clock_monotonic_ms();
+    struct run_metrics metrics = {0};
     struct session session;
     struct error error;
     int code, r = session_open(&session, config, options, &error);
+    bool opened = r == 0;
 
     if (r == 0)
         r = session_check(&session, !options->dry_run, &error);
     if (r < 0)
         code = fail(r, "flush_failed", &error);
     else
-        code = options->dry_run ? rehearse(&session, &error) : flush_all(&session, &error);
+        code = options->dry_run ? rehearse(&session, &error) : flush_all(&session, &metrics, &error);
+    metrics.finished_ms = clock_unix_ms();
+    metrics.elapsed_ms = clock_monotonic_ms() - from_ms;
+    metrics.exit_code = code;
+    if (opened && options->metrics_path)
+        write_metrics(&session, &metrics);
     session_close(&session);
     return code;
 }
@@ -255,21 +289,26 @@ int command_migrate(const struct config *config, const struct command_options *o
 int command_status(const struct config *config, const struct command_options *options)
 {
     struct session session;
-    struct pending pending;
-    struct history history;
+    struct overview_view view;
     struct error error;
     int r = session_open(&session, config, options, &error);
 
-    if (r == 0)
-        r = session_check(&session, false, &error);
-    if (r == 0)
-        r = read_pending(&session, &pending, &error);
-    if (r == 0)
-        r = records_history(session.postgres, config, &history, &error);
-    if (r == 0)
-        report_status(options->style, config, &pending, &history);
+    if (r < 0) {
+        session_close(&session);
+        return fail(r, "status_failed", &error);
+    }
+    overview_view(session.source, session.postgres, config, options->config_path, &view);
     session_close(&session);
-    return r < 0 ? fail(r, "status_failed", &error) : EX_OK;
+    if (view.redis == 0 || view.postgres == 0)
+        report_status(options->style, config, &view);
+    if (view.redis < 0)
+        fail(view.redis, "status_failed", &view.redis_error);
+    if (view.postgres < 0)
+        fail(view.postgres, "status_failed", &view.postgres_error);
+    r = failure_worse(view.redis, view.postgres);
+    if (r == 0 && overview_is_worrying(&view.overview))
+        return EX_TEMPFAIL;
+    return failure_exit_code(r);
 }
 
 int command_get(const struct config *config, const struct command_options *options)

@@ -14,6 +14,9 @@ struct command_options {
     char *const *words; /* what follows the command, and how many */
     int words_len;
     bool force;
+    const char *metrics_path; /* NULL = none */
+    int64_t interval_ms;      /* 0 = not given */
+    bool once;
 };
 
 int command_run(const struct config *config, const struct command_options *options);

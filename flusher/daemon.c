@@ -130,6 +130,7 @@ static int take_status(const struct config *config, const char *answer, struct d
     const char *body = strstr(answer, "\r\n\r\n");
     cJSON *root = strncmp(answer, "HTTP/1.", 7) == 0 && body ? cJSON_Parse(body) : NULL;
     const char *namespace = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(root, "namespace"));
+    const char *why = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(root, "not_ready"));
     int r = 0;
 
     if (!namespace) {
@@ -143,9 +144,13 @@ static int take_status(const struct config *config, const char *answer, struct d
             .accepted = number_at(root, NULL, "accepted"),
             .pending = number_at(root, NULL, "pending"),
             .lost = number_at(root, "redis", "increments_lost"),
+            .refused = number_at(root, "redis", "errors"),
             .rejected = number_at(root, "rejected", "total"),
             .kernel_dropped = number_at(root, NULL, "kernel_dropped"),
+            .overflow = number_at(root, "table", "overflow"),
+            .uptime_ms = number_at(root, NULL, "uptime_ms"),
         };
+        snprintf(ret_status->not_ready, sizeof(ret_status->not_ready), "%s", why ? why : "");
         take_reasons(cJSON_GetObjectItemCaseSensitive(root, "rejected"), ret_status);
     }
     cJSON_Delete(root);

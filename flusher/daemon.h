@@ -13,12 +13,16 @@
 
 struct daemon_status {
     bool ready;             /* it can store */
+    char not_ready[160];    /* else why not, in its words; any bytes */
     int64_t received;       /* lines */
     int64_t accepted;       /* increments; of these: */
     int64_t pending;        /* not in Redis yet */
     int64_t lost;           /* at most, when Redis forgot more than its history held */
+    int64_t refused;        /* batches that Redis said no to; they are sent again */
     int64_t rejected;       /* lines, in all */
     int64_t kernel_dropped; /* datagrams */
+    int64_t overflow;       /* increments counted under counterd.overflow, for want of room */
+    int64_t uptime_ms;
     struct {
         char name[32];
         int64_t lines;

@@ -6,17 +6,19 @@
 #include <sysexits.h>
 
 #include "flusher/commands.h"
+#include "flusher/top.h"
 #include "flusher/whole.h"
 #include "lib/log.h"
 
-#define EVERY_S_MAX 86400
+#define EVERY_S_MAX    86400
+#define INTERVAL_S_MAX 3600
 
 struct subcommand {
     const char *name;
     int (*run)(const struct config *, const struct command_options *);
     bool takes_key;
     const char *(*mistake)(const struct command_options *); /* in its words, if it takes any; or NULL */
-    bool repeats;                                           /* takes --every and --dry-run */
+    bool repeats;                                           /* takes --every, --dry-run, --metrics-file */
     const char *help;
 };
 
@@ -27,6 +29,7 @@ static const struct subcommand subcommands[] = {
     {"migrate", command_migrate, false, NULL, false, "create or upgrade the tables in Postgres"},
     {"status", command_status, false, NULL, false,
      "what is pending, how old it is, and how the last run went"},
+    {"top", command_top, false, NULL, false, "the whole pipeline in a terminal, live; q leaves"},
     {"get", command_get, true, NULL, false, "get KEY: the key's value, stored and pending"},
     {"audit", command_audit, false, NULL, false, "whether all that was accepted is somewhere, and once"},
     {"quarantine", command_quarantine, false, command_quarantine_mistake, false,
@@ -44,6 +47,10 @@ static int help(void)
          "  -c, --config FILE  the configuration, the same file as counterd's\n"
          "  --every SECONDS    run: stay and repeat; SIGTERM finishes the shard in work and exits 0\n"
          "  --dry-run          run: say what would be flushed, change nothing\n"
+         "  --metrics-file PATH\n"
+         "                     run: say how it went in a file for node_exporter's textfile collector\n"
+         "  --interval SECONDS top: how often to look; 2 unless told\n"
+         "  --once             top: one frame of plain text; also what a pipe gets\n"
          "  --force            quarantine apply: also what counts some batches twice\n"
          "  --json             print one JSON object\n"
          "  --version, --help\n\n"
@@ -103,32 +110,43 @@ static int run_words(int count, char *const *words, struct command_options *opti
         if (strlen(options->key) < 1 || strlen(options->key) > KEY_LEN_MAX || strchr(options->key, ' '))
             return usage("a key has 1 to 255 bytes and no blanks; this is none:", options->key);
     }
-    if (!subcommand->repeats && (options->every_ms || options->dry_run))
-        return usage("--every and --dry-run go with run only, not with", name);
-    if (options->every_ms && options->dry_run)
-        return usage("--every and --dry-run exclude each other", NULL);
+    if (!subcommand->repeats && (options->every_ms || options->dry_run || options->metrics_path))
+        return usage("--every, --dry-run and --metrics-file go with run only, not with", name);
+    if (options->dry_run && (options->every_ms || options->metrics_path))
+        return usage("--dry-run excludes --every and --metrics-file", NULL);
+    if (subcommand->run != command_top && (options->once || options->interval_ms))
+        return usage("--once and --interval go with top only, not with", name);
+    if (subcommand->run == command_top && options->style == REPORT_JSON)
+        return usage("top is for people; status --json and audit --json have the same figures", NULL);
     if (!options->config_path)
         return usage("-c FILE is missing", NULL);
     return execute(subcommand, options);
 }
 
-static bool parse_every(const char *text, struct command_options *options)
+static bool parse_seconds(const char *text, int64_t max, int64_t *ret_ms)
 {
     int64_t seconds;
 
-    if (!whole_parse(span_of(text), &seconds) || seconds < 1 || seconds > EVERY_S_MAX)
+    if (!whole_parse(span_of(text), &seconds) || seconds < 1 || seconds > max)
         return false;
-    options->every_ms = seconds * 1000;
+    *ret_ms = seconds * 1000;
     return true;
 }
 
 int main(int argc, char *argv[])
 {
     static const struct option long_options[] = {
-        {"config", required_argument, NULL, 'c'}, {"every", required_argument, NULL, 'e'},
-        {"dry-run", no_argument, NULL, 'n'},      {"force", no_argument, NULL, 'f'},
-        {"json", no_argument, NULL, 'j'},         {"version", no_argument, NULL, 'v'},
-        {"help", no_argument, NULL, 'h'},         {NULL, 0, NULL, 0},
+        {"config", required_argument, NULL, 'c'},
+        {"every", required_argument, NULL, 'e'},
+        {"dry-run", no_argument, NULL, 'n'},
+        {"force", no_argument, NULL, 'f'},
+        {"json", no_argument, NULL, 'j'},
+        {"metrics-file", required_argument, NULL, 'm'},
+        {"once", no_argument, NULL, 'o'},
+        {"interval", required_argument, NULL, 'i'},
+        {"help", no_argument, NULL, 'h'},
+        {"version", no_argument, NULL, 'v'},
+        {NULL, 0, NULL, 0},
     };
     struct command_options options = {0};
     int option;
@@ -141,11 +159,21 @@ int main(int argc, char *argv[])
             options.config_path = optarg;
             break;
         case 'e':
-            if (!parse_every(optarg, &options))
+            if (!parse_seconds(optarg, EVERY_S_MAX, &options.every_ms))
                 return usage("--every takes whole seconds from 1 to 86400, not", optarg);
             break;
         case 'n':
             options.dry_run = true;
+            break;
+        case 'm':
+            options.metrics_path = optarg;
+            break;
+        case 'i':
+            if (!parse_seconds(optarg, INTERVAL_S_MAX, &options.interval_ms))
+                return usage("--interval takes whole seconds from 1 to 3600, not", optarg);
+            break;
+        case 'o':
+            options.once = true;
             break;
         case 'f':
             options.force = true;

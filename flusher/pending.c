@@ -37,3 +37,37 @@ void pending_add_shard(struct pending *pending, const struct shard_state *state,
         note_age(pending, state->now_ms, state->sealed_opened_ms);
     }
 }
+
+/* Takes the key out; gives what it had. */
+static int64_t take_out(struct largest *largest, struct span key)
+{
+    for (size_t i = 0; i < largest->len; i++) {
+        int64_t delta = largest->items[i].delta;
+        if (!span_equal((struct span){largest->items[i].key, largest->items[i].key_len}, key))
+            continue;
+        largest->len--;
+        memmove(&largest->items[i], &largest->items[i + 1], (largest->len - i) * sizeof(largest->items[0]));
+        return delta;
+    }
+    return 0;
+}
+
+void largest_add(struct largest *largest, struct span member, int64_t delta)
+{
+    const char *blank = memchr(member.ptr, ' ', member.len);
+    struct span key = {member.ptr, blank ? (size_t)(blank - member.ptr) : member.len};
+    size_t at;
+
+    if (key.len == 0 || key.len > KEY_LEN_MAX)
+        return;
+    delta = whole_add(delta, take_out(largest, key));
+    if (largest->len < LARGEST_MAX)
+        largest->len++;
+    else if (delta <= largest->items[LARGEST_MAX - 1].delta)
+        return;
+    for (at = largest->len - 1; at > 0 && largest->items[at - 1].delta < delta; at--)
+        largest->items[at] = largest->items[at - 1];
+    memcpy(largest->items[at].key, key.ptr, key.len);
+    largest->items[at].key_len = key.len;
+    largest->items[at].delta = delta;
+}

@@ -7,6 +7,7 @@
 #define FLUSHER_PENDING_H
 
 #include "flusher/source.h"
+#include "lib/keyspace.h"
 
 /* One member in Redis, at one moment. */
 struct peek {
@@ -55,6 +56,22 @@ struct pending {
     int64_t events;    /* open and sealed */
     int64_t oldest_ms; /* age of the oldest pending increment; 0 = nothing is pending */
 };
+
+/* The keys with the largest deltas, largest first; starts zeroed. */
+#define LARGEST_MAX 10
+
+struct largest {
+    struct {
+        char key[KEY_LEN_MAX]; /* any bytes */
+        size_t key_len;
+        int64_t delta;
+    } items[LARGEST_MAX];
+    size_t len;
+};
+
+/* Adds what a shard holds under `member`. Where a bucket stands behind the key, a key's buckets add up, as
+ * far as they are added here. */
+void largest_add(struct largest *largest, struct span member, int64_t delta);
 
 /* Adds a shard to `pending`, which starts zeroed. */
 void pending_add_shard(struct pending *pending, const struct shard_state *state,

@@ -360,16 +360,21 @@ bool reply_is_nil(const struct redisReply *reply)
     return reply->type == REDIS_REPLY_NIL;
 }
 
-static bool is_text(const redisReply *reply)
+bool reply_string(const struct redisReply *reply, struct span *ret_text)
 {
-    return reply->type == REDIS_REPLY_STRING || reply->type == REDIS_REPLY_STATUS;
+    if (reply->type != REDIS_REPLY_STRING && reply->type != REDIS_REPLY_STATUS)
+        return false;
+    *ret_text = (struct span){reply->str, (size_t)reply->len};
+    return true;
 }
 
 bool reply_number(const struct redisReply *reply, int64_t *ret_number)
 {
+    struct span text;
+
     *ret_number = reply->integer;
     return reply->type == REDIS_REPLY_INTEGER ||
-           (is_text(reply) && whole_parse((struct span){reply->str, (size_t)reply->len}, ret_number));
+           (reply_string(reply, &text) && whole_parse(text, ret_number));
 }
 
 const struct redisReply *reply_element(const struct redisReply *reply, size_t index)
@@ -379,12 +384,9 @@ const struct redisReply *reply_element(const struct redisReply *reply, size_t in
 
 bool reply_text(const struct redisReply *reply, size_t index, struct span *ret_text)
 {
-    const redisReply *element = reply_element(reply, index);
+    const struct redisReply *element = reply_element(reply, index);
 
-    if (!element || !is_text(element))
-        return false;
-    *ret_text = (struct span){element->str, (size_t)element->len};
-    return true;
+    return element && reply_string(element, ret_text);
 }
 
 bool reply_text_is(const struct redisReply *reply, size_t index, const char *expected)

@@ -53,6 +53,7 @@ int reply_misunderstood(const char *what, struct error *error);
 size_t reply_len(const struct redisReply *reply);    /* elements; 0 when it is no array */
 bool reply_is_array(const struct redisReply *reply); /* NULL is none */
 bool reply_is_nil(const struct redisReply *reply);
+bool reply_string(const struct redisReply *reply, struct span *ret_text); /* false when it is none */
 bool reply_number(const struct redisReply *reply, int64_t *ret_number); /* an integer, or text that is one */
 
 /* Element `index` of an array; NULL when there is none. */

@@ -200,26 +200,60 @@ static const char *spell_time(int64_t unix_ms, char buf[TIME_BYTES])
     return buf;
 }
 
-void report_status(enum report_style style, const struct config *config, const struct pending *pending,
-                   const struct history *history)
+static struct field whole_if(bool known, const char *name, int64_t number)
 {
+    return known ? whole_field(name, number) : text_field(name, NULL);
+}
+
+static struct field ms_if(bool known, const char *name, int64_t ms)
+{
+    return known ? ms_field(name, ms) : text_field(name, NULL);
+}
+
+/* What most needs somebody to look. */
+static const char *note_status(const struct overview_view *view)
+{
+    if (view->redis < 0)
+        return "Redis can't be asked: what is pending is not known";
+    if (view->postgres < 0)
+        return "Postgres can't be asked: what is sealed may be in it already";
+    if (view->overview.gone_back > 0)
+        return "Redis has gone back in time or was emptied: what is pending is known after the next flush";
+    if (view->overview.stuck_ms > 0)
+        return "a flusher sits in a transaction without going on, and keeps others out: stopped, or swapped "
+               "out?";
+    if (view->overview.quarantined > 0)
+        return "generations wait in quarantine; see 'flusher quarantine list'";
+    return view->overview.parked > 0 ? "deltas are parked; see 'flusher parked list'" : NULL;
+}
+
+void report_status(enum report_style style, const struct config *config, const struct overview_view *view)
+{
+    const struct pending *pending = &view->overview.pending;
+    const struct history *history = &view->overview.history;
+    bool redis = view->redis == 0, postgres = view->postgres == 0, run = postgres && history->has_run;
     char fresh[TIME_BYTES], applied[TIME_BYTES], started[TIME_BYTES];
-    const char *outcome = history->failure[0] ? history->failure : "ok";
     struct field fields[] = {
         text_field("namespace", config->namespace),
         whole_field("shards", config->shards),
-        whole_field("open_keys", pending->open_keys),
-        whole_field("open_increments", pending->open_total),
-        whole_field("sealed_keys", pending->sealed_keys),
-        whole_field("sealed_increments", pending->sealed_total),
-        ms_field("lag_seconds", pending->oldest_ms),
+        whole_if(redis, "open_keys", pending->open_keys),
+        whole_if(redis, "open_increments", pending->open_total),
+        whole_if(redis, "sealed_keys", pending->sealed_keys),
+        whole_if(redis && (postgres || pending->sealed_keys == 0), "sealed_increments",
+                 pending->sealed_total),
+        ms_if(redis, "lag_seconds", pending->oldest_ms),
+        whole_if(redis && postgres, "shards_gone_back", view->overview.gone_back),
+        ms_if(postgres, "stuck_seconds", view->overview.stuck_ms),
+        whole_if(postgres, "quarantined", view->overview.quarantined),
+        whole_if(postgres && view->overview.parked >= 0, "parked_rows", view->overview.parked),
         text_field("fresh_until", spell_time(history->fresh_ms, fresh)),
         text_field("last_flush", spell_time(history->applied_ms, applied)),
         text_field("last_run", spell_time(history->started_ms, started)),
-        ms_field("last_run_seconds", history->finished_ms - history->started_ms),
-        whole_field("last_run_keys", history->keys),
-        whole_field("last_run_increments", history->total),
-        text_field("last_run_outcome", history->has_run ? outcome : NULL),
+        ms_if(run, "last_run_seconds", history->finished_ms - history->started_ms),
+        whole_if(run, "last_run_keys", history->keys),
+        whole_if(run, "last_run_increments", history->total),
+        text_field("last_run_outcome", run ? history->failure[0] ? history->failure : "ok" : NULL),
+        text_field("note", note_status(view)),
     };
 
     print(style, print_list, fields, ARRAY_LEN(fields));

@@ -5,6 +5,7 @@
 
 #include "flusher/audit.h"
 #include "flusher/daemon.h"
+#include "flusher/overview.h"
 #include "flusher/pending.h"
 #include "flusher/quarantine.h"
 #include "flusher/records.h"
@@ -34,8 +35,8 @@ void report_migrate(enum report_style style, size_t version, size_t done);
 void report_key(enum report_style style, const char *key, const struct stored *stored,
                 const struct key_pending *pending, bool went_back);
 
-void report_status(enum report_style style, const struct config *config, const struct pending *pending,
-                   const struct history *history);
+/* What nobody could tell is null. */
+void report_status(enum report_style style, const struct config *config, const struct overview_view *view);
 
 struct report_audit {
     enum audit_verdict verdict; /* with the daemon's part in it */

@@ -12,7 +12,7 @@
 
 /* Members per read: a page holds Redis for a few milliseconds at most. */
 #define PAGE_MEMBERS  5000
-#define PAGE_COMMANDS 4 /* MULTI, two in it, EXEC */
+#define PAGE_COMMANDS 3 /* which generation, its members, which generation */
 
 /* The same for a page that comes along with a seal. Redis may do all that was sent ahead in one go. */
 #define AHEAD_MEMBERS 300
@@ -20,10 +20,15 @@
 /* Releases sent before their answers are waited for. */
 #define RELEASES_MAX 64
 
+struct page {
+    char id[GENERATION_ID_LEN_MAX + 1]; /* the generation that it is of; "" = none, or it changed meanwhile */
+    struct redisReply *members;         /* NULL = there is no page */
+};
+
 /* What was asked before anybody wanted it. */
 struct ahead {
     struct redisReply *seal; /* NULL = nothing */
-    struct redisReply *page; /* the first one of what was sealed */
+    struct page page;        /* the first one of what was sealed */
 };
 
 struct source_redis {
@@ -32,8 +37,8 @@ struct source_redis {
     uint32_t ahead_first;                 /* shard */
     struct ahead ahead[SOURCE_AHEAD_MAX]; /* of the shards from there on */
     uint32_t page_shard;
-    struct redisReply *page; /* of page_shard, taken out of `ahead`; NULL = none */
-    size_t releases;         /* sent, and not answered yet */
+    struct page page; /* of page_shard, taken out of `ahead` */
+    size_t releases;  /* sent, and not answered yet */
 };
 
 int source_redis_new(const struct config *config, struct source_redis **ret_source, struct error *error)
@@ -52,15 +57,20 @@ int source_redis_new(const struct config *config, struct source_redis **ret_sour
     return r;
 }
 
+static void page_done(struct page *page)
+{
+    reply_free(page->members);
+    *page = (struct page){0};
+}
+
 static void forget_ahead(struct source_redis *source)
 {
     for (size_t i = 0; i < SOURCE_AHEAD_MAX; i++) {
         reply_free(source->ahead[i].seal);
-        reply_free(source->ahead[i].page);
+        page_done(&source->ahead[i].page);
         source->ahead[i] = (struct ahead){0};
     }
-    reply_free(source->page);
-    source->page = NULL;
+    page_done(&source->page);
 }
 
 void source_redis_free(struct source_redis *source)
@@ -225,15 +235,18 @@ static int wait_replicas(struct source_redis *source, struct error *error)
 
 /* --- the seam --- */
 
-/* Sends a page's commands as one transaction; returns how many were sent. */
+/* PROTOCOL's step "read" is the one that needs no script, so that Redis is spared making a Lua table of the
+ * page, a third of what reading costs it. Nor a MULTI, in which a Redis above maxmemory refuses even reading.
+ * An id is asked for before and after: ids are never used twice, so what was sealed at both moments was
+ * sealed in between. Returns how many of the commands were sent. */
 static unsigned send_page(struct source_redis *source, uint32_t shard, size_t from, size_t members)
 {
     struct shard_keys keys;
     char first[24], last[24];
-    const char *meta = keys.name[SHARD_KEY_META], *sealed = keys.name[SHARD_KEY_SEALED];
+    const char *const *which = (const char *[]){"HGET", keys.name[SHARD_KEY_META], "sealed_gen", NULL};
     const char *const *commands[PAGE_COMMANDS] = {
-        (const char *[]){"MULTI", NULL}, (const char *[]){"HGET", meta, "sealed_gen", NULL},
-        (const char *[]){"ZRANGE", sealed, first, last, "WITHSCORES", NULL}, (const char *[]){"EXEC", NULL}};
+        which, (const char *[]){"ZRANGE", keys.name[SHARD_KEY_SEALED], first, last, "WITHSCORES", NULL},
+        which};
     unsigned sent = 0;
 
     keyspace_shard_keys(&keys, source->config->namespace, shard);
@@ -244,70 +257,69 @@ static unsigned send_page(struct source_redis *source, uint32_t shard, size_t fr
     return sent;
 }
 
-/* Gives EXEC's reply: the id of what is sealed, and the page. An error of any of the commands is a failure.
- */
-static int receive_page(struct source_redis *source, unsigned sent, struct redisReply **ret_reply,
+/* An error of any of the commands is a failure. */
+static int receive_page(struct source_redis *source, unsigned sent, struct page *ret_page,
                         struct error *error)
 {
-    struct redisReply *last = NULL;
+    struct redisReply *replies[PAGE_COMMANDS] = {0};
+    struct span before, after;
     int r = sent == PAGE_COMMANDS ? 0 : error_set(error, FAILURE_UNAVAILABLE, "can't send to Redis");
 
     for (unsigned i = 0; i < sent; i++) {
         struct error ignored;
-        int received;
-        reply_free(last);
-        received = redis_receive(source->redis, &last, r < 0 ? &ignored : error);
-        if (received < 0)
-            return r < 0 ? r : received;
-        if (r == 0)
-            r = reply_check(last, error);
+        int received = redis_receive(source->redis, &replies[i], r < 0 ? &ignored : error);
+        if (received == 0 && r == 0)
+            r = reply_check(replies[i], error);
+        if (received < 0) {
+            r = r < 0 ? r : received;
+            break;
+        }
     }
-    for (size_t i = 0; r == 0 && i < reply_len(last); i++)
-        r = reply_check(reply_element(last, i), error);
-    if (r < 0)
-        reply_free(last);
-    else
-        *ret_reply = last;
+    *ret_page = (struct page){0};
+    if (r == 0) {
+        ret_page->members = replies[1];
+        replies[1] = NULL;
+        if (reply_string(replies[0], &before) && reply_string(replies[2], &after) &&
+            span_equal(before, after) && before.len <= GENERATION_ID_LEN_MAX)
+            memcpy(ret_page->id, before.ptr, before.len);
+    }
+    for (unsigned i = 0; i < PAGE_COMMANDS; i++)
+        reply_free(replies[i]);
     return r;
 }
 
-/* PROTOCOL's step "read" is the one that needs no script: id and page come out of one MULTI, so nothing can
- * come between them, and Redis is spared making a Lua table of the page, a third of what reading costs it. */
-static int fetch_page(struct source_redis *source, uint32_t shard, size_t from, struct redisReply **ret_reply,
+static int fetch_page(struct source_redis *source, uint32_t shard, size_t from, struct page *ret_page,
                       struct error *error)
 {
     int r = settle(source, error);
 
-    if (r == 0 && from == 0 && source->page && source->page_shard == shard) {
-        *ret_reply = source->page;
-        source->page = NULL;
+    if (r == 0 && from == 0 && source->page.members && source->page_shard == shard) {
+        *ret_page = source->page;
+        source->page = (struct page){0};
         return 0;
     }
     /* Whoever asks for a page has sealed before; so only a connection lost since then has to be made again.
      */
     if (r == 0)
         r = redis_connect(source->redis, error);
-    return r < 0 ? r : receive_page(source, send_page(source, shard, from, PAGE_MEMBERS), ret_reply, error);
+    return r < 0 ? r : receive_page(source, send_page(source, shard, from, PAGE_MEMBERS), ret_page, error);
 }
 
 static int read_page(void *context, uint32_t shard, const char *id, struct updates *updates,
                      struct error *error)
 {
-    struct redisReply *reply;
-    const struct redisReply *page;
-    struct span sealed_id;
-    int r = fetch_page(context, shard, updates_added(updates), &reply, error);
+    struct page page;
+    int r = fetch_page(context, shard, updates_added(updates), &page, error);
 
     if (r < 0)
         return r;
-    page = reply_element(reply, 1);
-    if (reply_len(reply) != 2 || !reply_is_array(page) || reply_len(page) % 2 != 0)
+    if (!reply_is_array(page.members) || reply_len(page.members) % 2 != 0)
         r = reply_misunderstood("read", error);
-    else if (!reply_text(reply, 0, &sealed_id) || !span_is(sealed_id, id))
+    else if (strcmp(page.id, id) != 0)
         r = READ_GONE;
     else
-        r = take_page(page, updates, error);
-    reply_free(reply);
+        r = take_page(page.members, updates, error);
+    page_done(&page);
     return r;
 }
 
@@ -326,8 +338,7 @@ static void receive_ahead(struct source_redis *source, size_t seals, unsigned la
             reply_free(ahead->seal);
             ahead->seal = NULL;
         }
-        if (receive_page(source, i + 1 == seals ? last_page : PAGE_COMMANDS, &ahead->page, &ignored) < 0)
-            ahead->page = NULL;
+        (void)receive_page(source, i + 1 == seals ? last_page : PAGE_COMMANDS, &ahead->page, &ignored);
     }
 }
 
@@ -364,7 +375,7 @@ static struct redisReply *take_ahead(struct source_redis *source, uint32_t shard
     if (shard < source->ahead_first || shard - source->ahead_first >= SOURCE_AHEAD_MAX)
         return NULL;
     seal = ahead->seal;
-    reply_free(source->page);
+    page_done(&source->page);
     source->page = ahead->page;
     source->page_shard = shard;
     *ahead = (struct ahead){0};

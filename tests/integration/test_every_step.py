@@ -25,7 +25,7 @@ def is_script(name):
 
 
 def is_step(name):
-    """Of the flusher, at Redis. Pages are not read by a script, but in a MULTI."""
+    """Of the flusher, at Redis. Pages are not read by a script."""
     return is_script(name) if name != "read" else lambda request: b"ZRANGE" in request
 
 

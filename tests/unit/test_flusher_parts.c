@@ -168,6 +168,32 @@ START_TEST(adds_up_what_shards_hold)
 }
 END_TEST
 
+START_TEST(keeps_the_largest_keys)
+{
+    struct largest largest = {0};
+    char key[KEY_LEN_MAX + 2];
+
+    memset(key, 'k', sizeof(key));
+    largest_add(&largest, (struct span){key, KEY_LEN_MAX + 1}, 99);
+    largest_add(&largest, span_of(" 60"), 99);
+    ck_assert_uint_eq(largest.len, 0);
+    for (int i = 0; i < 3 * LARGEST_MAX; i++) {
+        snprintf(key, sizeof(key), "key.%d", i);
+        largest_add(&largest, span_of(key), i % 2 ? i : -i);
+    }
+    ck_assert_uint_eq(largest.len, LARGEST_MAX);
+    for (size_t i = 0; i < LARGEST_MAX; i++)
+        ck_assert_int_eq(largest.items[i].delta, 29 - 2 * (int64_t)i);
+    /* A key's buckets add up, also when that makes it smaller. */
+    largest_add(&largest, span_of("key.29 1700000000"), -20);
+    ck_assert_uint_eq(largest.len, LARGEST_MAX);
+    ck_assert_int_eq(largest.items[0].delta, 27);
+    largest_add(&largest, span_of("key.27 1700000060"), 3);
+    ck_assert_int_eq(largest.items[0].delta, 30);
+    ck_assert_uint_eq(largest.items[0].key_len, strlen("key.27"));
+}
+END_TEST
+
 START_TEST(the_worse_failure_decides_the_exit_code)
 {
     ck_assert_int_eq(failure_exit_code(failure_worse(0, 0)), 0);
@@ -195,6 +221,7 @@ int main(void)
     tcase_add_test(tests, writes_arrays_as_postgres_reads_them);
     tcase_add_test(tests, leaves_out_what_the_row_holds_already);
     tcase_add_test(tests, adds_up_what_shards_hold);
+    tcase_add_test(tests, keeps_the_largest_keys);
     tcase_add_test(tests, the_worse_failure_decides_the_exit_code);
     srunner_run_all(runner, CK_ENV);
     failed = srunner_ntests_failed(runner);

@@ -40,7 +40,7 @@ struct question {
     struct reader_look look;
     struct reader_pending pending;
     size_t wanted, keys_len;
-    struct reader_top_key *keys; /* room for twice `wanted` */
+    struct reader_top_key *keys; /* room for three times `wanted`: the first so far, and those of a shard */
 };
 
 /* The total of what a shard has sealed, which does not change. */
@@ -267,7 +267,7 @@ static void add_key(struct question *question, const redisReply *member, int64_t
 
 static void take_top(struct question *question, const redisReply *reply)
 {
-    if (!is_texts(reply) || reply->elements % 2 != 0 || reply->elements > 2 * question->wanted) {
+    if (!is_texts(reply) || reply->elements % 2 != 0 || reply->elements > 4 * question->wanted) {
         fail(question, "an answer that is not the script's");
         return;
     }
@@ -344,7 +344,7 @@ static void on_introduced(redisAsyncContext *redis, void *data, void *context)
 static void introduce(struct reader *reader)
 {
     const struct redis_address *address = &reader->config->redis.address;
-    static const enum script_id loaded[] = {SCRIPT_LOOK, SCRIPT_PEEK, SCRIPT_TOP};
+    static const enum script_id loaded[] = {SCRIPT_LOOK, SCRIPT_PEEK, SCRIPT_LARGEST};
 
     if (address->password[0] != '\0' && address->user[0] != '\0')
         redisAsyncCommand(reader->redis, on_introduced, NULL, "AUTH %s %s", address->user, address->password);
@@ -578,11 +578,11 @@ void reader_ask_top(struct reader *reader, size_t n, reader_on_top *on_top, void
     }
     question->tell.top = on_top;
     question->wanted = n;
-    question->keys = calloc(2 * n, sizeof(*question->keys));
+    question->keys = calloc(3 * n, sizeof(*question->keys));
     snprintf(number, sizeof(number), "%zu", n);
     if (!question->keys)
         fail(question, "out of memory");
     for (uint32_t shard = 0; question->keys && shard < reader->config->shards; shard++)
-        ask_script(question, SCRIPT_TOP, shard, span_of(number));
+        ask_script(question, SCRIPT_LARGEST, shard, span_of(number));
     put(question);
 }

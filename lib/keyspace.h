@@ -88,7 +88,6 @@ enum script_id {
     SCRIPT_LARGEST,
     SCRIPT_MEMORY,
     SCRIPT_LOOK,
-    SCRIPT_TOP,
     SCRIPT_COUNT
 };
 

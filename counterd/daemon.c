@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include "counterd/http.h"
-#include "counterd/store.h"
+#include "counterd/link.h"
 #include "counterd/version.h"
 #include "counterd/worker.h"
 #include "lib/clock.h"
@@ -197,7 +197,7 @@ static int open_http(struct daemon *daemon, struct error *error)
 /* Redis away is no reason not to count; Redis that will never take our counts is. */
 static int check_redis(const struct daemon *daemon, struct error *error)
 {
-    int r = store_check(daemon->config, REDIS_CHECK_MS, error);
+    int r = link_check(daemon->config, REDIS_CHECK_MS, error);
     char quoted[LOG_TEXT_BYTES];
 
     if (r != -EHOSTUNREACH)

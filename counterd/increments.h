@@ -1,8 +1,9 @@
 /* increments - POST /v1/increments: lines that are answered for once they are in Redis
  *
  * Has a table and a connection to Redis of its own, on the main thread's loop. All requests that come while
- * one append is on its way share the next one. What can't be stored soon is turned away instead of taken: 503
- * while Redis is away, 429 when too many wait.
+ * one append is on its way share the next one; those with an Idempotency-Key go alone
+ * (counterd/idempotent.h). What can't be stored soon is turned away instead of taken: 503 while Redis is
+ * away, 429 when too many wait.
  */
 #ifndef COUNTERD_INCREMENTS_H
 #define COUNTERD_INCREMENTS_H

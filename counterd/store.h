@@ -55,7 +55,4 @@ void store_probe(struct store *store, uint32_t shard, const char *writer, uint64
  * or the store is freed. False when out of memory: it was not sent, and the connection will end. */
 bool store_append_once(struct store *store, struct once_part *part);
 
-/* link_check(), for who has to do with stores only. */
-MUST_CHECK int store_check(const struct config *config, int64_t wait_ms, struct error *error);
-
 #endif

@@ -417,8 +417,3 @@ bool store_ready(const struct store *store)
 {
     return link_ready(store->link);
 }
-
-int store_check(const struct config *config, int64_t wait_ms, struct error *error)
-{
-    return link_check(config, wait_ms, error);
-}

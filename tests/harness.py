@@ -219,12 +219,20 @@ class RespClient:
             self.call("AUTH", password)
 
     def call(self, *args):
+        return self.calls([args])[0]
+
+    def calls(self, commands):
+        """All of them in one go; the replies in their order."""
+        self.socket.sendall(b"".join(map(self._request, commands)))
+        return [self._reply() for _ in commands]
+
+    @staticmethod
+    def _request(args):
         request = [b"*%d\r\n" % len(args)]
         for arg in args:
             raw = arg if isinstance(arg, bytes) else str(arg).encode()
             request.append(b"$%d\r\n%s\r\n" % (len(raw), raw))
-        self.socket.sendall(b"".join(request))
-        return self._reply()
+        return b"".join(request)
 
     def _reply(self):
         line = self.reader.readline()

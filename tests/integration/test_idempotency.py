@@ -172,6 +172,38 @@ class Idempotency(harness.Case):
             self.assertEqual(self.redis.pending(), {key: (n + 1) * value for key, value in SUMS.items()})
         self.assertEqual(self.flushed(), {key: 4 * value for key, value in SUMS.items()})
 
+    def test_redis_forgets_the_script(self):
+        counterd = self.ready()
+        for n in range(3):
+            self.assertEqual(post(counterd, f"k{n}")[0], 200)
+            self.redis.call("SCRIPT", "FLUSH")
+        self.assertEqual(self.redis.pending(), {key: 3 * value for key, value in SUMS.items()})
+
+    def test_a_score_at_its_limit(self):
+        """Refused until there is room."""
+        counterd = self.ready(shards=1)
+        limit = 2**53 - 1
+        self.assertEqual(post(counterd, "k", ["a:1|c"])[0], 200)
+        self.redis.call("ZADD", "{counterd:0}:open", limit, "a")
+        self.redis.call("HSET", "{counterd:0}:meta", "open_weight", limit)
+        code, answer = post(counterd, "l", ["a:10|c"])
+        self.assertEqual((code, "limit" in answer["error"], "same key" in answer["error"]), (503, True, True))
+        self.assertEqual(self.redis.pending(), {"a": limit})
+        self.redis.call("ZADD", "{counterd:0}:open", 1, "a")
+        self.assertEqual(post(counterd, "l", ["a:10|c"]), (200, {"accepted": 1, "rejected": 0, "rejects": []}))
+        self.assertEqual(self.redis.pending(), {"a": 11})
+
+    def test_a_client_that_goes_away_stops_nothing(self):
+        counterd = self.ready()
+        self.redis.signal(signal.SIGSTOP)
+        connection = http.client.HTTPConnection(*counterd.address("http"))
+        connection.request("POST", "/v1/increments", "\n".join(LINES).encode(), {"Idempotency-Key": "k"})
+        harness.wait_until(lambda: counterd.status()["received"]["bytes"] > 0, what="the request has come")
+        connection.close()
+        self.redis.signal(signal.SIGCONT)
+        harness.wait_until(lambda: self.redis.pending() == SUMS, what="all of it is stored")
+        self.assertIn("duplicate", post(counterd, "k")[1])
+
     def test_a_stop_finishes_what_is_under_way(self):
         counterd = self.proxied()
         stop = threading.Event()
@@ -297,10 +329,14 @@ class Vector(RollbackCase):
     def append_many(self, count):
         """What counterd sends, without its HTTP."""
         script = (harness.ROOT / "lib" / "scripts" / "append.lua").read_text()
-        sha1 = self.redis.call("SCRIPT", "LOAD", script)
-        for n in range(count):
-            self.assertEqual(self.redis.call("EVALSHA", sha1, 8, *self.shard_keys(0), f"{{counterd:0}}:token:{n}",
-                                             f"once:{n:032x}", 1, 0, 1, "digest", 3600, f"key.{n % 100}", 1)[0], b"OK")
+        client = harness.RespClient(self.redis.path)
+        sha1 = client.call("SCRIPT", "LOAD", script)
+        for start in range(0, count, 500):
+            replies = client.calls([["EVALSHA", sha1, 8, *self.shard_keys(0), f"{{counterd:0}}:token:{n}",
+                                     f"once:{n:032x}", 1, 0, 1, "digest", 3600, f"key.{n % 100}", 1]
+                                    for n in range(start, min(start + 500, count))])
+            self.assertEqual({reply[0] for reply in replies}, {b"OK"})
+        client.close()
 
     def test_ten_thousand_in_a_generation(self):
         counterd = self.ready()

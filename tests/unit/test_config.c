@@ -68,6 +68,7 @@ START_TEST(every_mistake_is_named_with_its_place)
         {"{\"shard\": 8}",
          "f: 'shard' is not a key; allowed here: namespace shards workers listen coalesce_ms keys_max "
          "history_bytes spool_dir redis idempotency postgres flush targets fanout"},
+        {"{\"idempotency\": {\"vector\": 1}}", "f: 'idempotency.vector' is a number; it takes true or false"},
         {"{\"redis\": {\"uri\": \"\"}}",
          "f: 'redis.uri' is not a key; allowed in 'redis': url password_file timeout_ms wait_replicas"},
         {"{\"shards\": \"8\"}", "f: 'shards' is a string; it takes a whole number from 1 to 1024"},

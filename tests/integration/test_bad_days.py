@@ -165,6 +165,14 @@ class BadDays(scenes.Scene):
         for code in re.findall(r'counterd_warning\{code="([a-z_]+)"\}', counterd.http("/metrics")[1]):
             self.assertIn(f"`{code}`", manual)
 
+    def test_every_command_of_the_manual_works(self):
+        counterd = self.running()
+        self.stored(counterd)
+        paths = re.findall(r"^    curl -s '?http://127\.0\.0\.1:8126(/[^\s']*)", MANUAL.read_text(), re.MULTILINE)
+        self.assertGreaterEqual(len(paths), 5)
+        for path in paths:
+            self.assertEqual(counterd.http(path)[0], 200, path)
+
     def test_every_row_of_the_manual_names_a_test_that_is_there(self):
         named = re.findall(r"`(test_\w+\.py)` ((?:`test_\w+`(?:, )?)+)", MANUAL.read_text())
         self.assertTrue(named)

@@ -423,7 +423,7 @@ struct idempotent *idempotent_new(struct event_base *base, const struct config *
     /* One more than may be, so that the one too many is seen, and counts nowhere else. */
     idempotent->lines = table_new((uint32_t)config->shards, ONCE_KEYS_MAX + 1);
     idempotent->table = table_new((uint32_t)config->shards, ONCE_KEYS_MAX + 1);
-    idempotent->store = store_new(base, config, ONCE_KEYS_MAX, &callbacks);
+    idempotent->store = store_new(base, config, &callbacks);
     if (!idempotent->ingest || !idempotent->lines || !idempotent->table || !idempotent->store) {
         idempotent_free(idempotent);
         return NULL;

@@ -100,7 +100,7 @@ _PR_SET_PDEATHSIG = 1
 _running = []
 
 
-def die_with_parent(how):
+def _die_with_parent(how):
     def in_child():
         _libc.prctl(_PR_SET_PDEATHSIG, how, 0, 0, 0)
     return in_child
@@ -136,7 +136,7 @@ class Process:
             self.child = subprocess.Popen(
                 self.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, user=self.user,
                 extra_groups=[] if self.user else None, env={**os.environ, **(self.env or {})},
-                preexec_fn=die_with_parent(self.death_signal))
+                preexec_fn=_die_with_parent(self.death_signal))
         _running.append(self)
         return self
 
@@ -681,7 +681,7 @@ class Case(unittest.TestCase):
         try:
             done = subprocess.run([str(arg) for arg in argv], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                   stderr=subprocess.PIPE, text=True, timeout=deadline_s, errors="replace",
-                                  env={**os.environ, **(env or {})}, preexec_fn=die_with_parent(signal.SIGKILL))
+                                  env={**os.environ, **(env or {})}, preexec_fn=_die_with_parent(signal.SIGKILL))
         except subprocess.TimeoutExpired as late:
             raise AssertionError(f"{argv} took longer than {deadline_s} s: {late.stderr}") from None
         self.assertIsNone(SANITIZER_REPORT.search(done.stderr), done.stderr)

@@ -16,6 +16,7 @@
 #include "counterd/replay.h"
 #include "counterd/systemd.h"
 #include "counterd/version.h"
+#include "counterd/worker.h"
 #include "lib/clock.h"
 #include "lib/log.h"
 #include "lib/targets.h"
@@ -34,6 +35,7 @@ struct daemon {
     int done_fd;
     struct listener http_listener;
     struct increments *increments; /* NULL without HTTP */
+    struct reader *reader;
     struct http *http;
     int spool_directory;   /* -1 without a spool */
     struct replay *replay; /* NULL when nothing was left to be sent */
@@ -202,7 +204,8 @@ static void on_increments_done(void *context)
 static int open_http(struct daemon *daemon, struct error *error)
 {
     struct listener_options options = {.kind = LISTENER_TCP, .address = daemon->config->listen.http};
-    struct http_options http = {daemon->base, &daemon->http_listener, &daemon->view, NULL};
+    struct http_options http = {
+        .base = daemon->base, .listener = &daemon->http_listener, .view = &daemon->view};
     int r;
 
     if (options.address[0] == '\0')
@@ -213,8 +216,10 @@ static int open_http(struct daemon *daemon, struct error *error)
     log_event(LOG_LEVEL_INFO, "listening", "kind=http address=%s", daemon->http_listener.name);
     daemon->increments =
         increments_new(daemon->base, daemon->config, daemon->spool_directory, daemon, on_increments_done);
+    daemon->reader = reader_new(daemon->base, daemon->config);
     http.increments = daemon->increments;
-    if (daemon->increments)
+    http.reader = daemon->reader;
+    if (daemon->increments && daemon->reader)
         daemon->http = http_new(&http);
     return daemon->http ? 0 : error_set(error, -ENOMEM, "out of memory");
 }
@@ -424,6 +429,7 @@ static int start(struct daemon *daemon, struct error *error)
         /* Beside the workers' those of increments and of the replay. */
         .stats = calloc(daemon->workers_len + 2, sizeof(struct stats *)),
         .started_ms = clock_monotonic_ms(),
+        .started_unix_ms = clock_unix_ms(),
     };
     if (!daemon->base || daemon->done_fd < 0 || !daemon->workers || !daemon->view.stats)
         return error_set(error, -ENOMEM, "out of memory");
@@ -442,8 +448,11 @@ static int start(struct daemon *daemon, struct error *error)
         return r;
     for (size_t i = 0; i < daemon->workers_len; i++)
         daemon->view.stats[daemon->view.stats_len++] = worker_stats(daemon->workers[i]);
-    if (daemon->increments)
-        daemon->view.stats[daemon->view.stats_len++] = increments_stats(daemon->increments);
+    if (daemon->increments) {
+        daemon->view.posts = increments_stats(daemon->increments);
+        daemon->view.http_listener = &daemon->http_listener;
+        daemon->view.stats[daemon->view.stats_len++] = daemon->view.posts;
+    }
     daemon->counting = daemon->view.stats_len;
     daemon->open = daemon->workers_len;
     r = take_over_spool(daemon, error);
@@ -508,6 +517,7 @@ static int report_end(struct daemon *daemon)
 
 static void done(struct daemon *daemon)
 {
+    reader_free(daemon->reader);
     http_free(daemon->http);
     increments_free(daemon->increments);
     replay_free(daemon->replay);

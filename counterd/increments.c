@@ -7,6 +7,7 @@
 
 #include "counterd/answer.h"
 #include "counterd/idempotent.h"
+#include "lib/clock.h"
 
 #define WAITING_MAX 1024
 
@@ -149,6 +150,13 @@ static void post_plain(struct increments *increments, struct evhttp_request *req
     pipeline_wait(increments->pipeline, &posting->wait);
 }
 
+static void on_tick(void *context)
+{
+    struct increments *increments = context;
+
+    stats_note_moment(&increments->stats, clock_monotonic_ms());
+}
+
 void increments_post(struct increments *increments, struct evhttp_request *request)
 {
     const char *key = evhttp_find_header(evhttp_request_get_input_headers(request), "Idempotency-Key");
@@ -180,7 +188,7 @@ struct increments *increments_new(struct event_base *base, const struct config *
     struct pipeline_options options = {.base = base,
                                        .config = config,
                                        .spool_directory = spool_directory,
-                                       .on_tick = on_nothing,
+                                       .on_tick = on_tick,
                                        .on_room = on_nothing,
                                        .on_done = on_one_done};
 

@@ -24,7 +24,7 @@ struct listener {
     bool inherited; /* somebody else has it open too, and hands it to whoever comes after us */
     bool copied;    /* another listener of ours has the same socket, and counts its drops */
     /* Counted by the worker, read by anyone. */
-    counter datagrams, bytes;
+    counter datagrams, bytes, lines;
     counter dropped;       /* datagrams that the kernel dropped because the buffer was full */
     uint32_t dropped_seen; /* the kernel's own 32-bit count, as last read */
 };

@@ -36,6 +36,7 @@ struct outbox {
     const struct targets *targets;
     struct fanout_losses losses;
     size_t history_bytes;
+    uint64_t emptied_events; /* of all shards */
     uint64_t batched_events; /* of batches not yet acknowledged */
     size_t batched;          /* how many those are */
     uint64_t spooled_events; /* of those of them that are on disk */
@@ -141,6 +142,7 @@ static void bound_history(struct outbox *outbox)
             struct batch *batch = take_oldest(outbox, shard);
             shard->emptied_last = batch->seq;
             shard->emptied_events += batch->events;
+            outbox->emptied_events += batch->events;
             free(batch);
             idle = 0;
         }
@@ -479,12 +481,18 @@ static struct outbox_ack step_cursor(struct outbox *outbox, struct shard *shard)
     return ack;
 }
 
+static void forget_emptied(struct outbox *outbox, struct shard *shard)
+{
+    outbox->emptied_events -= shard->emptied_events;
+    shard->emptied_events = 0;
+}
+
 static void forget_durable(struct outbox *outbox, struct shard *shard)
 {
     while (has_history(shard) && shard->first->seq <= shard->durable)
         free(take_oldest(outbox, shard));
     if (shard->emptied_last <= shard->durable)
-        shard->emptied_events = 0;
+        forget_emptied(outbox, shard);
 }
 
 static void learn_durable(struct outbox *outbox, struct shard *shard, uint64_t durable)
@@ -539,7 +547,7 @@ uint64_t outbox_rewind(struct outbox *outbox, uint32_t index, uint64_t last, str
         outbox->history_bytes -= batch_size(batch);
     if (shard->emptied_last > last) {
         *ret_loss = (struct outbox_loss){last + 1, shard->emptied_last, shard->emptied_events};
-        shard->emptied_events = 0;
+        forget_emptied(outbox, shard);
     }
     return from - shard->cursor_seq;
 }
@@ -570,6 +578,11 @@ bool outbox_unsend(struct outbox *outbox, uint32_t shard)
 
     outbox->shards[shard].in_flight = false;
     return was_in_flight;
+}
+
+uint64_t outbox_emptied_events(const struct outbox *outbox)
+{
+    return outbox->emptied_events;
 }
 
 struct fanout_losses outbox_fanout_losses(const struct outbox *outbox)

@@ -152,6 +152,10 @@ struct fanout_losses outbox_fanout_losses(const struct outbox *outbox);
 /* Bytes held by acknowledged batches. */
 size_t outbox_history_bytes(const struct outbox *outbox);
 
+/* Increments of acknowledged batches that were emptied, and are not known to be in Postgres: at most so many
+ * are in Redis only. */
+uint64_t outbox_emptied_events(const struct outbox *outbox);
+
 /* Whether a batch waits to be sent or answered; after outbox_rewind() also one that was acknowledged before.
  */
 bool outbox_owes(const struct outbox *outbox);

@@ -41,6 +41,8 @@ struct pipeline {
     int64_t coalesce_ms;
     size_t keys_max;
     char writer[ID_LEN + 1];
+    /* Monotonic; since when the tables hold what they hold; 0 = nothing. */
+    int64_t filling_us, draining_us;
 };
 
 static struct table *filling_table(const struct pipeline *pipeline)
@@ -62,8 +64,21 @@ static void publish(struct pipeline *pipeline)
     counter_set(&stats->keys, table_keys(pipeline->tables[0]) + table_keys(pipeline->tables[1]));
     counter_set(&stats->table_bytes, table_bytes(pipeline->tables[0]) + table_bytes(pipeline->tables[1]));
     counter_set(&stats->history_bytes, outbox_history_bytes(pipeline->outbox));
+    counter_set(&stats->emptied, outbox_emptied_events(pipeline->outbox));
+    counter_set(&stats->gathered_ms,
+                (uint64_t)(pipeline->draining_us > 0 ? pipeline->draining_us : pipeline->filling_us) / 1000);
     counter_set(&stats->fanout_overflow, outbox_fanout_losses(pipeline->outbox).overflow);
     counter_set(&stats->fanout_left_out, outbox_fanout_losses(pipeline->outbox).left_out);
+}
+
+/* All of the draining table is in Redis, or on disk. */
+static void note_drained(struct pipeline *pipeline)
+{
+    if (pipeline->draining_us == 0 || !outbox_drained(pipeline->outbox))
+        return;
+    if (outbox_stored(pipeline->outbox))
+        histogram_add(&pipeline->options.stats->gather, clock_monotonic_us() - pipeline->draining_us);
+    pipeline->draining_us = 0;
 }
 
 static void fill_table(struct pipeline *pipeline)
@@ -106,14 +121,21 @@ static void tell_waits(struct pipeline *pipeline)
     }
 }
 
+/* Monotonic; since when the tables hold what they hold; 0 = nothing. */
+int64_t filling_us, draining_us;
 /* Turns the full table to the outbox, if the outbox is done with the other one. */
 static void swap(struct pipeline *pipeline)
 {
+    int64_t since_us;
+
     if (!pipeline->swap_due || !outbox_drained(pipeline->outbox))
         return;
     pipeline->swap_due = false;
+    since_us = pipeline->filling_us;
+    pipeline->filling_us = 0;
     if (table_events(filling_table(pipeline)) == 0)
         return;
+    pipeline->draining_us = since_us;
     pipeline->filling ^= 1;
     pipeline->swaps++;
     fill_table(pipeline);
@@ -128,6 +150,7 @@ static void proceed(struct pipeline *pipeline)
 {
     if (pipeline->finishing || !TAILQ_EMPTY(&pipeline->waits))
         pipeline->swap_due = true;
+    note_drained(pipeline);
     /* While tables go to disk, they swap when it is time for that. */
     if (!pipeline->spooling)
         swap(pipeline);
@@ -366,8 +389,15 @@ static void arm_tick(struct pipeline *pipeline, int64_t ms)
     arm(pipeline->tick, ms);
 }
 
+static void note_filling(struct pipeline *pipeline)
+{
+    if (pipeline->filling_us == 0)
+        pipeline->filling_us = clock_monotonic_us();
+}
+
 void pipeline_poke(struct pipeline *pipeline)
 {
+    note_filling(pipeline);
     /* A table that is nearly full does not wait for its time. */
     if (pipeline_is_crowded(pipeline) && outbox_drained(pipeline->outbox) && !pipeline->spooling)
         arm_tick(pipeline, 0);
@@ -379,6 +409,7 @@ void pipeline_poke(struct pipeline *pipeline)
 
 void pipeline_wait(struct pipeline *pipeline, struct pipeline_wait *wait)
 {
+    note_filling(pipeline);
     wait->table = pipeline->swaps;
     TAILQ_INSERT_TAIL(&pipeline->waits, wait, link);
     arm_tick(pipeline, 0);

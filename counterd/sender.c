@@ -40,6 +40,7 @@ struct sender {
     int64_t refused_logged_ms;     /* 0 = never */
     int64_t spool_error_logged_ms; /* 0 = never */
     bool refused[SHARDS_MAX];
+    int64_t sent_us[SHARDS_MAX]; /* the batch in flight */
 };
 
 static uint32_t shards_of(const struct sender *sender)
@@ -67,6 +68,7 @@ static void send_shard(struct sender *sender, uint32_t shard)
     if (!batch)
         return;
     sender->in_flight++;
+    sender->sent_us[shard] = clock_monotonic_us();
     store_append(sender->store, shard, sender->writer, outbox_durable(sender->outbox, shard), batch);
 }
 
@@ -178,6 +180,7 @@ static void on_ready(void *context)
     struct sender *sender = context;
 
     atomic_store(&sender->options.stats->redis_ready, true);
+    atomic_store(&sender->options.stats->redis_misfit, false);
     log_event(LOG_LEVEL_INFO, "redis_ready", "writer=%s", sender->writer);
     memset(sender->refused, 0, sizeof(sender->refused));
     (void)sender_probe(sender);
@@ -195,6 +198,8 @@ static void on_lost(void *context, enum link_state state, const struct error *er
         if (outbox_unsend(sender->outbox, shard))
             counter_add(&stats->resent_batches, 1);
     sender->in_flight = sender->probing = 0;
+    trouble_set(&stats->trouble, error->text);
+    atomic_store(&stats->redis_misfit, state == LINK_MISFIT);
     if (atomic_exchange(&stats->redis_ready, false))
         counter_add(&stats->redis_lost, 1);
     sender->options.on_lost(sender->options.context, state, error);
@@ -216,7 +221,10 @@ static void acknowledge(struct sender *sender, uint32_t shard, uint64_t durable)
 {
     struct stats *stats = sender->options.stats;
     struct outbox_ack ack = outbox_acknowledge(sender->outbox, shard, durable);
+    int64_t now_us = clock_monotonic_us();
 
+    counter_set(&stats->appended_ms, (uint64_t)now_us / 1000);
+    histogram_add(&stats->append, now_us - sender->sent_us[shard]);
     sender->untold += ack.events;
     count_stored(sender);
     counter_add(sender->options.replays ? &stats->replayed_batches : &stats->appended_batches, 1);
@@ -233,6 +241,8 @@ static void refuse(struct sender *sender, uint32_t shard, const char *why)
     char quoted[LOG_TEXT_BYTES];
 
     counter_add(&sender->options.stats->redis_errors, 1);
+    counter_set(&sender->options.stats->refused_ms, (uint64_t)clock_monotonic_ms());
+    trouble_set(&sender->options.stats->trouble, why);
     outbox_unsend(sender->outbox, shard);
     sender->refused[shard] = true;
     event_add(sender->retry, &pause);
@@ -272,6 +282,7 @@ static void rewind_shard(struct sender *sender, uint32_t shard, uint64_t last)
         return;
     }
     counter_add(&stats->gaps, 1);
+    counter_set(&stats->went_back_ms, (uint64_t)clock_monotonic_ms());
     counter_add(&stats->resent_batches, batches);
     log_event(LOG_LEVEL_WARN, "redis_went_back", "shard=%u last_seq=%" PRIu64 " resent_batches=%" PRIu64,
               shard, last, batches);

@@ -10,6 +10,7 @@
 
 #include "counterd/receiver.h"
 #include "counterd/stream.h"
+#include "lib/clock.h"
 #include "lib/targets.h"
 
 struct worker {
@@ -54,6 +55,7 @@ static void on_tick(void *context)
     struct worker *worker = context;
 
     receiver_check_dropped(worker->receiver);
+    stats_note_moment(&worker->stats, clock_monotonic_ms());
 }
 
 static void on_done(void *context)

@@ -20,6 +20,14 @@ size_t member_write_bucket(int64_t bucket, char buf[MEMBER_BUCKET_LEN_MAX]);
 /* Writes the member and returns its length. */
 size_t member_write(struct span key, int64_t bucket, char buf[MEMBER_LEN_MAX]);
 
+#define MEMBER_GLOB_LEN_MAX (2 * KEY_LEN_MAX + 2)
+
+/* Writes what Redis takes as a pattern for all members of the key that have a bucket; returns its length. */
+size_t member_glob(struct span key, char glob[MEMBER_GLOB_LEN_MAX]);
+
+/* So many members of a set may be looked through for them: that holds Redis for a few milliseconds. */
+#define MEMBER_SCAN_MAX "4000"
+
 /* The hash under which a table keeps the member: another one for each bucket of a key, so that they do not
  * stand in each other's way, but of the same shard as the key's own, which it is for bucket 0. */
 static inline uint64_t member_hash(uint64_t key_hash, int64_t bucket, uint32_t shards)

@@ -12,10 +12,12 @@ import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 import time
 
-from harness import DEADLINE_S, _die_with_parent, signal, wait_until
+import harness
+from harness import DEADLINE_S, wait_until
 
 
 def program():
@@ -29,7 +31,7 @@ class Browser:
         self.from_browser, from_child = os.pipe()
 
         def in_child():  # DevTools speaks on the descriptors 3 and 4
-            _die_with_parent(signal.SIGKILL)()
+            harness._die_with_parent(signal.SIGKILL)()
             os.dup2(to_child, 13)
             os.dup2(from_child, 14)
             os.dup2(13, 3)

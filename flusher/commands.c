@@ -154,6 +154,8 @@ static void take_metrics(struct run_metrics *metrics, const struct jobs_result *
     metrics->keys = result->keys;
     metrics->increments = result->total;
     metrics->events = result->events;
+    metrics->parked = result->parked;
+    metrics->dropped = result->dropped;
     metrics->quarantined = result->quarantined;
 }
 

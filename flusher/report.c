@@ -251,7 +251,7 @@ static const char *note_status(const struct overview_view *view)
                "out?";
     if (view->overview.quarantined > 0)
         return "generations wait in quarantine; see 'flusher quarantine list'";
-    return view->overview.parked > 0 ? "deltas are parked; see 'flusher parked list'" : NULL;
+    return view->overview.history.parked_rows > 0 ? "deltas are parked; see 'flusher parked list'" : NULL;
 }
 
 void report_status(enum report_style style, const struct config *config, const struct overview_view *view)
@@ -272,7 +272,7 @@ void report_status(enum report_style style, const struct config *config, const s
         whole_if(redis && postgres, "shards_gone_back", view->overview.gone_back),
         ms_if(postgres, "stuck_seconds", view->overview.stuck_ms),
         whole_if(postgres, "quarantined", view->overview.quarantined),
-        whole_if(postgres && view->overview.parked >= 0, "parked_rows", view->overview.parked),
+        whole_if(postgres, "parked_rows", history->parked_rows),
         whole_if(postgres, "parked_increments", history->parked),
         whole_if(postgres, "dropped_increments", history->dropped),
         text_field("fresh_until", spell_time(history->fresh_ms, fresh)),

@@ -163,7 +163,6 @@ static void take_daemon(struct watch *watch, int64_t now_ms)
     figures->received_per_s = rate(now->received, before->received, elapsed_ms);
     figures->rejected_per_s = rate(now->rejected, before->rejected, elapsed_ms);
     figures->dropped_per_s = rate(now->kernel_dropped, before->kernel_dropped, elapsed_ms);
-    figures->refused_now = same && now->refused > before->refused;
     figures->daemon = *now;
     watch->rates_ms = now_ms;
 }

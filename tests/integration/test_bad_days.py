@@ -58,6 +58,56 @@ class BadDays(scenes.Scene):
         self.redis.start()
         harness.wait_until(lambda: counterd.http("/readyz")[0] == 200, what="ready again")
 
+    def test_spooling(self):
+        counterd = self.spooling()
+        text = self.assert_said(counterd, "redis_away", "bad", ready=False, flusher=harness.EXIT_UNAVAILABLE)
+        self.assertRegex(text, r"[\d,]+ increments wait.* on disk")
+        self.assertIn("may be stopped", counterd.status()["warnings"][0]["action"])
+        counterd.wait_event("redis_lost")
+        spool = counterd.status()["spool"]
+        self.assertLess(spool["bytes"], spool["bytes_max"])
+        self.assertRegex(counterd.http("/metrics")[1], r"\ncounterd_spool_waiting_increments [1-9]")
+        self.assertEqual([warning["code"] for warning in counterd.status()["warnings"] if warning["code"].startswith("spool")],
+                         [])
+        self.redis.start()
+        harness.wait_until(lambda: counterd.status()["spool"]["waiting"] == 0, what="nothing on disk")
+        self.assertIn("\ncounterd_spool_bytes 0\n", counterd.http("/metrics")[1])
+
+    def test_spool_of_a_process_that_was_killed(self):
+        """The next one says at once how much waits on disk, also while Redis is still away."""
+        counterd = self.spooling()
+        self.traffic.pop().stop()
+        harness.wait_until(lambda: counterd.status()["spool"]["waiting"] == counterd.status()["pending"], what="all on disk")
+        waiting = counterd.status()["spool"]["waiting"]
+        counterd.kill()
+        again = self.counterd("again", spool_dir=str(self.dir / "spool"))
+        harness.wait_until(lambda: again.status()["spool"]["to_replay"] == waiting,
+                           what=lambda: f"{waiting} to replay; {again.status()['spool']}")
+        text = self.assert_said(again, "redis_away", "bad", ready=False, flusher=None)
+        self.assertIn(f"{waiting:,} increments wait on disk", text)
+        self.assertEqual(again.status()["pending"], 0)
+        self.redis.start()
+        harness.wait_until(lambda: again.status()["spool"]["to_replay"] == 0, what="nothing on disk")
+        self.assertIn(f"\ncounterd_replayed_increments_total {waiting}\n", again.http("/metrics")[1])
+
+    def test_spool_filling(self):
+        counterd = self.spool_filling()
+        text = self.assert_said(counterd, "spool_nearly_full", "warn", ready=False, flusher=harness.EXIT_UNAVAILABLE)
+        self.assertRegex(text, r"used \d\d % of its spool_bytes")
+        self.assert_first(counterd, "redis_away")
+
+    def test_disk_full(self):
+        counterd = self.disk_full()
+        text = self.assert_said(counterd, "spool_failed", "bad", ready=False, flusher=harness.EXIT_UNAVAILABLE)
+        self.assertRegex(text, r"[\d,]+ increments wait in memory alone, and [\d,]+ on disk\. \(.*File too large")
+        warnings = {warning["code"]: warning for warning in counterd.status()["warnings"]}
+        self.assertIn("don't stop counterd", warnings["redis_away"]["action"])
+        counterd.wait_event("spool_failed")
+        self.assertRegex(counterd.http("/metrics")[1], r"\ncounterd_spool_errors_total [1-9]")
+        self.redis.start()
+        harness.wait_until(lambda: counterd.http("/readyz")[0] == 200, what="ready again")
+        harness.wait_until(lambda: counterd.status()["spool"]["waiting"] == 0, what="nothing on disk")
+
     def test_redis_full(self):
         counterd = self.redis_full()
         self.assert_said(counterd, "redis_full", "bad", ready=False)

@@ -165,6 +165,17 @@ class Page(scenes.Scene):
         self.assertRegex(self.stage("memory")[2], "^oldest ")
         self.assertIn("broken", self.browser.evaluate("document.getElementById('stage-open').className"))
 
+    def test_spooling(self):
+        self.look_at(self.spooling(), "Redis is away", "spooling")
+        self.assertRegex(self.stage("disk")[1], "^increments, ")
+        self.assertFalse(self.browser.evaluate("document.getElementById('stage-disk').hidden"))
+
+    def test_spool_filling(self):
+        self.look_at(self.spool_filling(), "Redis is away", "spool-filling")
+
+    def test_disk_full(self):
+        self.look_at(self.disk_full(), "Redis is away", "disk-full")
+
     def test_redis_full(self):
         self.look_at(self.redis_full(), "Redis is full", "redis-full")
 

@@ -180,7 +180,8 @@ static void take_stored(const struct status_view *view, struct figures *figures,
     figures->idempotent_duplicates = SUM(view, idempotent_duplicates);
     figures->idempotent_conflicts = SUM(view, idempotent_conflicts);
     figures->keys = SUM(view, keys);
-    figures->keys_max = (uint64_t)view->config->keys_max * tables;
+    figures->keys_max_each = (uint64_t)view->config->keys_max;
+    figures->keys_max = figures->keys_max_each * tables;
     figures->table_bytes = SUM(view, table_bytes);
     figures->overflow = SUM(view, overflow);
     figures->fanout_overflow = SUM(view, fanout_overflow);

@@ -45,6 +45,7 @@ struct figures {
     uint64_t buffer_bytes_asked;
 
     uint64_t keys, keys_max, table_bytes, overflow;
+    uint64_t keys_max_each; /* of a worker */
     uint64_t fanout_overflow, fanout_left_out;
     uint64_t pending;       /* accepted increments that are not in Redis: in memory, or on disk */
     uint64_t on_disk;       /* those of them that are in the spool */

@@ -277,8 +277,8 @@ static void warn_of_memory(struct screen *screen, const struct redis_memory *mem
 
     if (memory->max_bytes > 0 && memory->used_bytes / NEARLY_FULL * 100 >= memory->max_bytes)
         warn(screen,
-             "Redis is %s: it uses %s of %s kB. Raise maxmemory: what comes in waits in counterd's memory "
-             "when it is full.",
+             "Redis is %s: it uses %s of %s kB. Run flusher, which frees what it moves to Postgres, or raise "
+             "maxmemory: what comes in waits in counterd when it is full.",
              memory->used_bytes >= memory->max_bytes ? "full" : "nearly full",
              spell_count(used, memory->used_bytes / 1024), spell_count(max, memory->max_bytes / 1024));
     if (memory->evicts)
@@ -353,8 +353,8 @@ static void draw_warnings(struct screen *screen, const struct figures *figures)
                  figures->postgres.state == PART_ASKED;
     struct flow flow;
 
-    warn_of_counterd(screen, figures);
     warn_of_redis(screen, figures);
+    warn_of_counterd(screen, figures);
     if (is_away(&figures->postgres) && !figures->postgres.silent)
         warn(screen, "Postgres can't be used, see below. What comes in waits in Redis.");
     else if (is_away(&figures->postgres))

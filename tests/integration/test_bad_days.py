@@ -100,7 +100,7 @@ class BadDays(scenes.Scene):
     def test_disk_full(self):
         counterd = self.disk_full()
         text = self.assert_said(counterd, "spool_failed", "bad", ready=False, flusher=harness.EXIT_UNAVAILABLE)
-        self.assertRegex(text, r"[\d,]+ increments wait in memory alone, and [\d,]+ on disk\. \(.*File too large")
+        self.assertRegex(text, r"[\d,]+ increments wait in memory alone, and [\d,]+ on disk\. \(can't write '.*\.spool'")
         warnings = {warning["code"]: warning for warning in counterd.status()["warnings"]}
         self.assertIn("don't stop counterd", warnings["redis_away"]["action"])
         counterd.wait_event("spool_failed")

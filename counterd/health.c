@@ -355,10 +355,11 @@ static void judge_keys(const struct figures *figures, struct health *health)
 
     if (figures->minute.overflow == 0)
         return;
-    warning = warn(health, WARNING_KEYS_OVER_LIMIT, SEVERITY_BAD,
-                   "More keys than keys_max allows (%s per worker): %s increments of the last minute count under "
-                   "counterd.overflow instead of their key.",
-                   spell_count(figures->keys_max_each, max), spell_count(figures->minute.overflow, count));
+    warning =
+        warn(health, WARNING_KEYS_OVER_LIMIT, SEVERITY_BAD,
+             "More keys than keys_max allows (%s per worker): %s increments of the last minute count under "
+             "counterd.overflow instead of their key.",
+             spell_count(figures->keys_max_each, max), spell_count(figures->minute.overflow, count));
     advise(
         warning,
         "Raise keys_max and send SIGHUP, if there is memory. Or find who puts ids, times or random numbers "

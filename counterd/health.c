@@ -184,11 +184,15 @@ static void judge_redis(const struct figures *figures, struct health *health)
     if (!figures->redis_ready && figures->redis_misfit) {
         warning = warn(health, WARNING_REDIS_MISFIT, SEVERITY_BAD,
                        "Redis can't be used as configured. %s (%s)", waiting, trouble);
-        advise(warning,
-               kept ? "Correct the configuration and restart counterd: what waits is on disk then, and "
-                      "goes on to Redis. Or undo what has changed in Redis."
-                    : "If increments wait, undo what has changed in Redis: a restart of counterd drops "
-                      "them. Else correct the configuration and restart counterd.");
+        advise(
+            warning,
+            figures->pending == 0
+                ? "Correct the configuration and restart counterd; or undo what has changed in Redis."
+            : kept
+                ? "Correct the configuration and restart counterd: what waits is on disk then, and goes on "
+                  "to Redis. Or undo what has changed in Redis."
+                : "Undo what has changed in Redis, so that what waits gets there: a restart of counterd "
+                  "drops it. Then correct the configuration.");
     } else if (!figures->redis_ready) {
         warning = warn(health, WARNING_REDIS_AWAY, SEVERITY_BAD, "Redis is away. %s (%s)", waiting, trouble);
         advise(warning,

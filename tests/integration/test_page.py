@@ -179,6 +179,18 @@ class Page(scenes.Scene):
     def test_redis_full(self):
         self.look_at(self.redis_full(), "Redis is full", "redis-full")
 
+    def test_redis_misfit(self):
+        self.look_at(self.redis_misfit(), "Redis can't be used as configured", "redis-misfit")
+
+    def test_redis_went_back(self):
+        self.look_at(self.redis_went_back(), "Redis went back in time", "redis-went-back")
+
+    def test_increments_lost(self):
+        self.look_at(self.increments_lost(), "Up to 3 increments are lost", "increments-lost")
+
+    def test_history_full(self):
+        self.look_at(self.history_full(), "The history is full", "history-full")
+
     def test_junk_flooding(self):
         self.look_at(self.junk_flooding(), "Junk comes in", "junk")
 

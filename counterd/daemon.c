@@ -235,6 +235,10 @@ static void on_reload(evutil_socket_t fd, short events, void *data)
     if (config_needs_restart(daemon->config, config, names, sizeof(names)))
         log_event(LOG_LEVEL_WARN, "reload_partial", "keys=\"%s\" hint=\"these change only with a restart\"",
                   names);
+    if (!config_lanes_equal(daemon->config, config)) {
+        targets_unref(config->targets);
+        config->targets = targets_ref(daemon->config->targets);
+    }
     limits = pipeline_limits_of(config);
     for (size_t i = 0; i < daemon->workers_len; i++)
         worker_set_limits(daemon->workers[i], &limits);

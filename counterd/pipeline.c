@@ -124,7 +124,7 @@ static void send_shard(struct pipeline *pipeline, uint32_t shard)
 
 static void send_all(struct pipeline *pipeline)
 {
-    for (uint32_t shard = 0; shard < pipeline->options.config->shards; shard++)
+    for (uint32_t shard = 0; shard < config_shards(pipeline->options.config); shard++)
         send_shard(pipeline, shard);
 }
 
@@ -196,7 +196,7 @@ static bool probe_all(struct pipeline *pipeline)
 {
     bool any = false;
 
-    for (uint32_t shard = 0; shard < pipeline->options.config->shards; shard++) {
+    for (uint32_t shard = 0; shard < config_shards(pipeline->options.config); shard++) {
         uint64_t seq = outbox_probe(pipeline->outbox, shard);
         if (seq == 0)
             continue;
@@ -245,7 +245,7 @@ static void on_lost(void *context, enum link_state state, const struct error *er
     char quoted[LOG_TEXT_BYTES];
 
     /* Whether what was on its way has arrived is unknown: it goes again as it was, and the script tells. */
-    for (uint32_t shard = 0; shard < pipeline->options.config->shards; shard++)
+    for (uint32_t shard = 0; shard < config_shards(pipeline->options.config); shard++)
         if (outbox_unsend(pipeline->outbox, shard))
             counter_add(&stats->resent_batches, 1);
     pipeline->in_flight = pipeline->probing = 0;
@@ -365,7 +365,7 @@ struct pipeline *pipeline_new(const struct pipeline_options *options)
 {
     const struct config *config = options->config;
     struct pipeline_limits limits = pipeline_limits_of(config);
-    struct outbox_options outbox_options = {(uint32_t)config->shards, BATCH_KEYS_MAX, limits.history_bytes};
+    struct outbox_options outbox_options = {config_shards(config), BATCH_KEYS_MAX, limits.history_bytes};
     struct pipeline *pipeline = calloc(1, sizeof(*pipeline));
     struct store_callbacks callbacks = {pipeline, on_ready, on_lost, on_reply, on_probed, NULL};
 
@@ -476,7 +476,7 @@ struct pipeline_rest pipeline_take_rest(struct pipeline *pipeline)
                                  .made = !outbox_drained(pipeline->outbox)};
     struct table_item item;
 
-    for (uint32_t shard = 0; shard < pipeline->options.config->shards; shard++) {
+    for (uint32_t shard = 0; shard < config_shards(pipeline->options.config); shard++) {
         while (table_pop(filling_table(pipeline), shard, &item)) {
             if (item.events == 0 && item.micros != 0) {
                 rest.fraction_keys++;

@@ -45,6 +45,12 @@ static bool starts_with(const char *text, const char *prefix)
     return strncmp(text, prefix, strlen(prefix)) == 0;
 }
 
+static void name_keys(const struct store *store, uint32_t shard, struct shard_keys *ret_keys)
+{
+    keyspace_shard_keys(ret_keys, config_shard_namespace(store->config, shard),
+                        config_shard_number(store->config, shard));
+}
+
 /* --- replicas --- */
 
 static void tell_part(struct store *store, struct once_part *part, enum once_outcome outcome, const char *why)
@@ -69,7 +75,7 @@ static void tell_held_parts(struct store *store, enum once_outcome outcome, cons
 /* The shards' batches that are held become `reply`. */
 static void tell_held(struct store *store, enum store_reply reply, const char *why)
 {
-    for (uint32_t shard = 0; shard < store->config->shards; shard++) {
+    for (uint32_t shard = 0; shard < config_shards(store->config); shard++) {
         struct held held = store->held[shard];
         store->held[shard].there = false;
         if (held.there)
@@ -240,7 +246,7 @@ void store_append(struct store *store, uint32_t shard, const char *writer, uint6
     size_t at = 0;
     int argc;
 
-    keyspace_shard_keys(&keys, store->config->namespace, shard);
+    name_keys(store, shard, &keys);
     argc = push_script(store, &scripts[SCRIPT_APPEND], store->script_known, &keys, NULL);
     push_text(store, &argc, writer);
     for (size_t i = 0; i < ARRAY_LEN(fixed); i++) {
@@ -289,15 +295,17 @@ static bool send_part(struct store *store, struct once_part *part)
 {
     const struct once *once = part->once;
     bool home = part == once->parts;
+    const char *namespace = config_shard_namespace(store->config, part->shard);
+    uint32_t number = config_shard_number(store->config, part->shard);
     char events[NUMBER_BYTES], ttl[NUMBER_BYTES], marker[MARKER_BYTES];
     struct shard_keys keys;
     int argc;
 
-    keyspace_shard_keys(&keys, store->config->namespace, part->shard);
+    keyspace_shard_keys(&keys, namespace, number);
     if (home)
-        keyspace_token_key(marker, store->config->namespace, part->shard, once->token);
+        keyspace_token_key(marker, namespace, number, once->token);
     else
-        keyspace_once_key(marker, store->config->namespace, part->shard, once->writer);
+        keyspace_once_key(marker, namespace, number, once->writer);
     snprintf(events, sizeof(events), "%" PRIu64, part->events);
     snprintf(ttl, sizeof(ttl), "%" PRId64, store->config->idempotency.ttl_s);
     argc = push_script(store, &scripts[SCRIPT_APPEND], store->script_known, &keys, marker);
@@ -345,7 +353,7 @@ void store_probe(struct store *store, uint32_t shard, const char *writer, uint64
     struct shard_keys keys;
     int argc;
 
-    keyspace_shard_keys(&keys, store->config->namespace, shard);
+    name_keys(store, shard, &keys);
     snprintf(seq_text, sizeof(seq_text), "%" PRIu64, seq);
     snprintf(durable_text, sizeof(durable_text), "%" PRIu64, known_durable);
     /* So rare that its text may go along. */

@@ -366,6 +366,8 @@ static void check_whole(struct reader *reader)
     struct error error;
 
     finish_targets(reader);
+    if (!reader->failed)
+        finish_lanes(reader);
     for (const char *c = config->namespace; *c; c++) {
         if (!isalnum((unsigned char)*c) && !strchr("._-", *c)) {
             mistake(reader, "'namespace' is '%s'; it takes letters, digits, '.', '_' and '-'",
@@ -536,8 +538,31 @@ void config_free(struct config *config)
         }
     }
     targets_unref(config->targets);
+    for (size_t i = 0; i < config->lanes_len; i++)
+        free(config->lanes[i].database);
     free(config->postgres.password);
     free(config);
+}
+
+void config_of_lane(const struct config *config, size_t lane, struct config *ret_config)
+{
+    *ret_config = *config;
+    ret_config->lane = lane;
+    if (lane == 0)
+        return;
+    ret_config->namespace = ret_config->lanes[lane].namespace;
+    ret_config->postgres.url = ret_config->lanes[lane].database;
+    ret_config->postgres.password = NULL;
+}
+
+bool config_lanes_equal(const struct config *a, const struct config *b)
+{
+    if (a->lanes_len != b->lanes_len)
+        return false;
+    for (size_t i = 0; i < a->lanes_len; i++)
+        if (strcmp(a->lanes[i].database, b->lanes[i].database) != 0)
+            return false;
+    return true;
 }
 
 static bool lists_equal(const struct config_list *a, const struct config_list *b)
@@ -579,5 +604,7 @@ bool config_needs_restart(const struct config *old, const struct config *new, ch
     for (size_t i = 0; i < ARRAY_LEN(keys); i++)
         if (!keys[i].reloads && !values_equal(old, new, &keys[i]) && len < buf_bytes)
             len += (size_t)snprintf(buf + len, buf_bytes - len, "%s%s", len ? " " : "", keys[i].name);
+    if (!config_lanes_equal(old, new) && len < buf_bytes)
+        len += (size_t)snprintf(buf + len, buf_bytes - len, "%stargets fanout", len ? " " : "");
     return len > 0;
 }

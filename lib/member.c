@@ -41,10 +41,10 @@ size_t member_write(struct span key, int64_t bucket, char buf[MEMBER_LEN_MAX])
     return key.len + member_write_bucket(bucket, buf + key.len);
 }
 
-uint64_t member_hash_of(struct span member, uint32_t shards)
+uint64_t member_hash_of(struct span member, uint32_t shard, uint32_t shards)
 {
     int64_t bucket;
     struct span key = member_split(member, &bucket);
 
-    return member_hash(keyspace_hash(key), bucket, shards);
+    return member_hash(shard_hash(keyspace_hash(key), shard, shards), bucket, shards);
 }

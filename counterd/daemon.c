@@ -342,7 +342,6 @@ static int start(struct daemon *daemon, struct error *error)
 static void add_rest(struct pipeline_rest *sum, struct pipeline_rest rest)
 {
     sum->events += rest.events;
-    sum->made |= rest.made;
     sum->fraction_keys += rest.fraction_keys;
     sum->fraction_micros += rest.fraction_micros;
 }
@@ -364,10 +363,6 @@ static int report_end(struct daemon *daemon)
     if (rest.events > 0)
         log_event(LOG_LEVEL_ERROR, "increments_dropped",
                   "increments=%" PRIu64 " hint=\"Redis did not take them before the end\"", rest.events);
-    else if (rest.made)
-        log_event(LOG_LEVEL_ERROR, "fanout_dropped",
-                  "hint=\"Redis has the events, but did not take all that they were fanned out to before the "
-                  "end\"");
     if (rest.fraction_keys > 0) {
         int64_t size = rest.fraction_micros < 0 ? -rest.fraction_micros : rest.fraction_micros;
         log_event(LOG_LEVEL_ERROR, "fractions_dropped",
@@ -375,7 +370,7 @@ static int report_end(struct daemon *daemon)
                   rest.fraction_keys, rest.fraction_micros < 0 ? "-" : "", size / MICROS_PER_UNIT,
                   size % MICROS_PER_UNIT);
     }
-    return rest.events > 0 || rest.made || rest.fraction_keys > 0 ? EX_TEMPFAIL : EX_OK;
+    return rest.events > 0 || rest.fraction_keys > 0 ? EX_TEMPFAIL : EX_OK;
 }
 
 static void done(struct daemon *daemon)

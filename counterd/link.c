@@ -398,10 +398,10 @@ bool link_send(struct link *link, const struct link_command *command)
     bool queued = false;
 
     assert(link->state == LINK_READY);
-    if (sent) {
+    if (sent && command->bytes.ptr) {
         *sent = (struct sent){command->callback, command->tag};
-        queued = redisAsyncCommandArgv(link->redis, on_answer, sent, command->argc, command->argv,
-                                       command->argv_len) == REDIS_OK;
+        queued = redisAsyncFormattedCommand(link->redis, on_answer, sent, command->bytes.ptr,
+                                            command->bytes.len) == REDIS_OK;
     }
     if (!queued)
         free(sent);

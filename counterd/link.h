@@ -43,17 +43,15 @@ bool link_ready(const struct link *link);
 typedef void link_callback(void *context, void *tag, const struct redisReply *reply);
 
 struct link_command {
-    int argc;
-    const char **argv;
-    const size_t *argv_len;
+    struct span bytes; /* request_end()'s */
     link_callback *callback;
     void *tag;
     int64_t patience_ms; /* it may take so much longer than redis.timeout_ms */
 };
 
-/* Copies the command; the link is ready. The callback is called once, from the loop, with the context of the
- * link's callbacks, unless the link is freed. False when out of memory: nothing was sent, the callback is not
- * called, and the connection will end. */
+/* Copies the command, whose bytes may be none for want of memory; the link is ready. The callback is called
+ * once, from the loop, with the context of the link's callbacks, unless the link is freed. False when out of
+ * memory: nothing was sent, the callback is not called, and the connection will end. */
 bool link_send(struct link *link, const struct link_command *command);
 
 /* Ends the connection, from inside a link_callback; it is then made anew. */

@@ -170,6 +170,11 @@ static struct table *draining_table(const struct outbox *outbox)
     return outbox->table && table_keys(outbox->table) > 0 ? outbox->table : outbox->made;
 }
 
+static bool fans_out(const struct outbox *outbox)
+{
+    return outbox->targets && outbox->targets->fanouts_len > 0;
+}
+
 /* A fraction always finds a place: at worst under OVERFLOW_KEY, so that totals hold. While keys are fanned
  * out it first goes to what is made: two fractions of a key must meet before the table counts as drained, as
  * they may make a whole. */
@@ -195,16 +200,20 @@ static void carry_fraction(struct outbox *outbox, bool to_made, uint32_t shard, 
 static void fill_batch(struct outbox *outbox, uint32_t shard, struct batch *batch)
 {
     struct table *table = draining_table(outbox);
-    bool fans_out = table == outbox->table && outbox->targets && outbox->targets->fanouts_len > 0;
+    bool to_made = table == outbox->table && fans_out(outbox);
     struct table_item item;
 
     while (batch->keys < outbox->options.batch_keys_max && table_pop(table, shard, &item)) {
         int64_t units = item.micros / MICROS_PER_UNIT;
         int64_t fraction = item.micros % MICROS_PER_UNIT;
-        if (fans_out)
+        if (to_made)
             fan_out(outbox->targets, &item, outbox->made, &outbox->losses);
         if (fraction != 0)
+<<<<<<< HEAD
             carry_fraction(outbox, fans_out, shard, item.key, fraction);
+=======
+            carry_fraction(outbox, to_made, item.key, fraction);
+>>>>>>> main
         if (units != 0 || item.events > 0) {
             put_entry(batch, item.key, units);
             batch->events += table == outbox->table ? item.events : 0;

@@ -43,6 +43,7 @@ struct pipeline {
     struct event *deadline; /* while finishing: Redis has made no progress for so long */
     bool tick_armed, probe_armed, swap_due, finishing, done;
     unsigned in_flight;
+    uint64_t untold;  /* increments acknowledged, but not yet all that they are fanned out to */
     unsigned probing; /* shards that have been asked for and not been answered for */
     int64_t coalesce_ms;
     size_t keys_max;
@@ -81,6 +82,19 @@ static void fill_table(struct pipeline *pipeline)
     targets_unref(*targets);
     *targets = targets_ref(pipeline->targets_next);
     ingest_set_table(pipeline->options.ingest, filling_table(pipeline), *targets);
+}
+
+/* What is fanned out follows behind the whole table: until it is there, none of the table's increments counts
+ * as stored.
+ */
+static void count_stored(struct pipeline *pipeline)
+{
+    const struct targets *targets = pipeline->targets[pipeline->filling ^ 1];
+
+    if (pipeline->untold == 0 || (targets->fanouts_len > 0 && !outbox_drained(pipeline->outbox)))
+        return;
+    counter_add(&pipeline->options.stats->appended, pipeline->untold);
+    pipeline->untold = 0;
 }
 
 static void finish_if_stored(struct pipeline *pipeline)
@@ -150,6 +164,7 @@ static void proceed(struct pipeline *pipeline)
 {
     if (pipeline->finishing || !TAILQ_EMPTY(&pipeline->waits))
         pipeline->swap_due = true;
+    count_stored(pipeline);
     swap(pipeline);
     tell_waits(pipeline);
     publish(pipeline);
@@ -263,7 +278,8 @@ static void acknowledge(struct pipeline *pipeline, uint32_t shard, uint64_t dura
 {
     struct stats *stats = pipeline->options.stats;
 
-    counter_add(&stats->appended, outbox_acknowledge(pipeline->outbox, shard, durable));
+    pipeline->untold += outbox_acknowledge(pipeline->outbox, shard, durable);
+    count_stored(pipeline);
     counter_add(&stats->appended_batches, 1);
     arm_probe(pipeline);
     if (pipeline->finishing)
@@ -380,7 +396,7 @@ struct pipeline *pipeline_new(const struct pipeline_options *options)
     pipeline->tables[0] = table_new(outbox_options.shards, limits.keys_max);
     pipeline->tables[1] = table_new(outbox_options.shards, limits.keys_max);
     pipeline->outbox = outbox_new(&outbox_options);
-    pipeline->store = store_new(options->base, config, BATCH_KEYS_MAX, &callbacks);
+    pipeline->store = store_new(options->base, config, &callbacks);
     pipeline->tick = evtimer_new(options->base, on_tick, pipeline);
     pipeline->retry = evtimer_new(options->base, on_retry, pipeline);
     pipeline->probe = evtimer_new(options->base, on_probe, pipeline);
@@ -472,8 +488,7 @@ void pipeline_finish(struct pipeline *pipeline)
 struct pipeline_rest pipeline_take_rest(struct pipeline *pipeline)
 {
     struct pipeline_rest rest = {.events = table_events(filling_table(pipeline)) +
-                                           outbox_pending_events(pipeline->outbox),
-                                 .made = !outbox_drained(pipeline->outbox)};
+                                           outbox_pending_events(pipeline->outbox) + pipeline->untold};
     struct table_item item;
 
     for (uint32_t shard = 0; shard < config_shards(pipeline->options.config); shard++) {

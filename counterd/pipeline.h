@@ -71,8 +71,7 @@ void pipeline_finish(struct pipeline *pipeline);
 
 /* What is not in Redis. */
 struct pipeline_rest {
-    uint64_t events;         /* increments */
-    bool made;               /* whether some that are in Redis lack what they were to be fanned out to */
+    uint64_t events;         /* increments; also those of which only what they are fanned out to is missing */
     uint64_t fraction_keys;  /* keys of which less than a unit is left */
     int64_t fraction_micros; /* their sum */
 };

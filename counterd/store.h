@@ -36,7 +36,7 @@ struct store_callbacks {
 };
 
 /* Keeps `config` and `base`. Starts to connect at once. Gives NULL when out of memory. */
-struct store *store_new(struct event_base *base, const struct config *config, size_t batch_keys_max,
+struct store *store_new(struct event_base *base, const struct config *config,
                         const struct store_callbacks *callbacks);
 void store_free(struct store *store);
 

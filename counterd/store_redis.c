@@ -8,15 +8,8 @@
 #include <stdlib.h>
 
 #include "counterd/link.h"
+#include "counterd/request.h"
 #include "lib/keyspace.h"
-
-/* EVALSHA sha 8 keys... writer seq known_durable events value ttl */
-#define APPEND_FIXED_ARGS (3 + SHARD_KEY_COUNT + 1 + 6)
-#define NUMBER_BYTES      24
-
-_Static_assert(SHARD_KEY_COUNT == 7, "the number of keys is spelled out below");
-#define SHARD_KEYS_TEXT      "7"
-#define SHARD_KEYS_TEXT_ONCE "8"
 
 /* An answer that is kept back until the replicas have what it tells of. */
 struct held {
@@ -34,21 +27,12 @@ struct store {
     bool wait_due;
     struct held held[SHARDS_MAX];
     TAILQ_HEAD(held_parts, once_part) held_parts;
-    /* Room for one append, as hiredis takes it. */
-    const char **argv;
-    size_t *argv_len;
-    char (*numbers)[NUMBER_BYTES];
+    struct request request; /* the one that is being written */
 };
 
 static bool starts_with(const char *text, const char *prefix)
 {
     return strncmp(text, prefix, strlen(prefix)) == 0;
-}
-
-static void name_keys(const struct store *store, uint32_t shard, struct shard_keys *ret_keys)
-{
-    keyspace_shard_keys(ret_keys, config_shard_namespace(store->config, shard),
-                        config_shard_number(store->config, shard));
 }
 
 /* --- replicas --- */
@@ -111,20 +95,18 @@ static void on_wait(void *context, void *tag, const redisReply *reply)
 static void on_turn_end(evutil_socket_t fd, short events, void *data)
 {
     struct store *store = data;
-    char replicas[NUMBER_BYTES], timeout[NUMBER_BYTES];
-    const char *argv[] = {"WAIT", replicas, timeout};
-    struct link_command command = {.argc = ARRAY_LEN(argv),
-                                   .argv = argv,
-                                   .callback = on_wait,
-                                   .patience_ms = store->config->redis.timeout_ms};
+    struct link_command command = {.callback = on_wait, .patience_ms = store->config->redis.timeout_ms};
 
     (void)fd;
     (void)events;
     if (!store->wait_due || !link_ready(store->link))
         return;
     store->wait_due = false;
-    snprintf(replicas, sizeof(replicas), "%" PRId64, store->config->redis.wait_replicas);
-    snprintf(timeout, sizeof(timeout), "%" PRId64, store->config->redis.timeout_ms);
+    request_begin(&store->request);
+    request_add_text(&store->request, "WAIT");
+    request_add_number(&store->request, store->config->redis.wait_replicas);
+    request_add_number(&store->request, store->config->redis.timeout_ms);
+    command.bytes = request_end(&store->request);
     (void)link_send(store->link, &command);
 }
 
@@ -138,37 +120,28 @@ static void want_wait(struct store *store)
 
 /* --- commands --- */
 
-static void push(struct store *store, int *argc, const char *ptr, size_t len)
-{
-    store->argv[*argc] = ptr;
-    store->argv_len[*argc] = len;
-    (*argc)++;
-}
-
-static void push_text(struct store *store, int *argc, const char *text)
-{
-    push(store, argc, text, strlen(text));
-}
-
 /* EVALSHA, or EVAL with the script's text; then its keys, with `marker` if it is not NULL. */
-static int push_script(struct store *store, const struct script *script, bool known,
-                       const struct shard_keys *keys, const char *marker)
+static void begin_script(struct store *store, const struct script *script, bool known, uint32_t shard,
+                         const char *marker)
 {
-    int argc = 0;
+    struct request *request = &store->request;
+    struct shard_keys keys;
 
-    push_text(store, &argc, known ? "EVALSHA" : "EVAL");
-    push_text(store, &argc, known ? script->sha1 : script->text);
-    push_text(store, &argc, marker ? SHARD_KEYS_TEXT_ONCE : SHARD_KEYS_TEXT);
+    keyspace_shard_keys(&keys, config_shard_namespace(store->config, shard),
+                        config_shard_number(store->config, shard));
+    request_begin(request);
+    request_add_text(request, known ? "EVALSHA" : "EVAL");
+    request_add_text(request, known ? script->sha1 : script->text);
+    request_add_number(request, SHARD_KEY_COUNT + (marker != NULL));
     for (int i = 0; i < SHARD_KEY_COUNT; i++)
-        push_text(store, &argc, keys->name[i]);
+        request_add_text(request, keys.name[i]);
     if (marker)
-        push_text(store, &argc, marker);
-    return argc;
+        request_add_text(request, marker);
 }
 
-static bool send_script(struct store *store, link_callback *callback, void *tag, int argc)
+static bool send_script(struct store *store, link_callback *callback, void *tag)
 {
-    struct link_command command = {argc, store->argv, store->argv_len, callback, tag, 0};
+    struct link_command command = {request_end(&store->request), callback, tag, 0};
 
     return link_send(store->link, &command);
 }
@@ -238,27 +211,21 @@ static void on_append(void *context, void *tag, const redisReply *reply)
 void store_append(struct store *store, uint32_t shard, const char *writer, uint64_t known_durable,
                   const struct batch *batch)
 {
-    uint64_t fixed[] = {batch->seq, known_durable, batch->events};
-    char fixed_text[ARRAY_LEN(fixed)][NUMBER_BYTES];
-    struct shard_keys keys;
+    struct request *request = &store->request;
     struct span key;
     int64_t delta;
     size_t at = 0;
-    int argc;
 
-    name_keys(store, shard, &keys);
-    argc = push_script(store, &scripts[SCRIPT_APPEND], store->script_known, &keys, NULL);
-    push_text(store, &argc, writer);
-    for (size_t i = 0; i < ARRAY_LEN(fixed); i++) {
-        int len = snprintf(fixed_text[i], NUMBER_BYTES, "%" PRIu64, fixed[i]);
-        push(store, &argc, fixed_text[i], (size_t)len);
+    begin_script(store, &scripts[SCRIPT_APPEND], store->script_known, shard, NULL);
+    request_add_text(request, writer);
+    request_add_number(request, (int64_t)batch->seq);
+    request_add_number(request, (int64_t)known_durable);
+    request_add_number(request, (int64_t)batch->events);
+    while (batch_next_entry(batch, &at, &key, &delta)) {
+        request_add(request, key);
+        request_add_number(request, delta);
     }
-    for (size_t i = 0; batch_next_entry(batch, &at, &key, &delta); i++) {
-        int len = snprintf(store->numbers[i], NUMBER_BYTES, "%" PRId64, delta);
-        push(store, &argc, key.ptr, key.len);
-        push(store, &argc, store->numbers[i], (size_t)len);
-    }
-    (void)send_script(store, on_append, (void *)(uintptr_t)shard, argc);
+    (void)send_script(store, on_append, (void *)(uintptr_t)shard);
     want_wait(store);
 }
 
@@ -294,34 +261,29 @@ static void on_append_once(void *context, void *tag, const redisReply *reply)
 static bool send_part(struct store *store, struct once_part *part)
 {
     const struct once *once = part->once;
+    struct request *request = &store->request;
     bool home = part == once->parts;
     const char *namespace = config_shard_namespace(store->config, part->shard);
     uint32_t number = config_shard_number(store->config, part->shard);
-    char events[NUMBER_BYTES], ttl[NUMBER_BYTES], marker[MARKER_BYTES];
-    struct shard_keys keys;
-    int argc;
+    char marker[MARKER_BYTES];
 
-    keyspace_shard_keys(&keys, namespace, number);
     if (home)
         keyspace_token_key(marker, namespace, number, once->token);
     else
         keyspace_once_key(marker, namespace, number, once->writer);
-    snprintf(events, sizeof(events), "%" PRIu64, part->events);
-    snprintf(ttl, sizeof(ttl), "%" PRId64, store->config->idempotency.ttl_s);
-    argc = push_script(store, &scripts[SCRIPT_APPEND], store->script_known, &keys, marker);
-    push_text(store, &argc, once->writer);
-    push_text(store, &argc, "1");
-    push_text(store, &argc, "0");
-    push_text(store, &argc, events);
-    push_text(store, &argc, home ? once->digest : "1");
-    push_text(store, &argc, ttl);
+    begin_script(store, &scripts[SCRIPT_APPEND], store->script_known, part->shard, marker);
+    request_add_text(request, once->writer);
+    request_add_text(request, "1"); /* seq */
+    request_add_text(request, "0"); /* known_durable */
+    request_add_number(request, (int64_t)part->events);
+    request_add_text(request, home ? once->digest : "1");
+    request_add_number(request, store->config->idempotency.ttl_s);
     for (size_t i = 0; i < part->items_len; i++) {
-        int len = snprintf(store->numbers[i], NUMBER_BYTES, "%" PRId64, part->items[i].delta);
-        push(store, &argc, part->items[i].key.ptr, part->items[i].key.len);
-        push(store, &argc, store->numbers[i], (size_t)len);
+        request_add(request, part->items[i].key);
+        request_add_number(request, part->items[i].delta);
     }
     want_wait(store);
-    return send_script(store, on_append_once, part, argc);
+    return send_script(store, on_append_once, part);
 }
 
 bool store_append_once(struct store *store, struct once_part *part)
@@ -349,19 +311,12 @@ static void on_probe(void *context, void *tag, const redisReply *reply)
 void store_probe(struct store *store, uint32_t shard, const char *writer, uint64_t known_durable,
                  uint64_t seq)
 {
-    char seq_text[NUMBER_BYTES], durable_text[NUMBER_BYTES];
-    struct shard_keys keys;
-    int argc;
-
-    name_keys(store, shard, &keys);
-    snprintf(seq_text, sizeof(seq_text), "%" PRIu64, seq);
-    snprintf(durable_text, sizeof(durable_text), "%" PRIu64, known_durable);
     /* So rare that its text may go along. */
-    argc = push_script(store, &scripts[SCRIPT_PROBE], false, &keys, NULL);
-    push_text(store, &argc, writer);
-    push_text(store, &argc, seq_text);
-    push_text(store, &argc, durable_text);
-    (void)send_script(store, on_probe, (void *)(uintptr_t)shard, argc);
+    begin_script(store, &scripts[SCRIPT_PROBE], false, shard, NULL);
+    request_add_text(&store->request, writer);
+    request_add_number(&store->request, (int64_t)seq);
+    request_add_number(&store->request, (int64_t)known_durable);
+    (void)send_script(store, on_probe, (void *)(uintptr_t)shard);
 }
 
 /* --- the store itself --- */
@@ -384,11 +339,10 @@ static void on_link_lost(void *context, enum link_state state, const struct erro
     store->callbacks.on_lost(store->callbacks.context, state, error);
 }
 
-struct store *store_new(struct event_base *base, const struct config *config, size_t batch_keys_max,
+struct store *store_new(struct event_base *base, const struct config *config,
                         const struct store_callbacks *callbacks)
 {
     struct store *store = calloc(1, sizeof(*store));
-    size_t args = APPEND_FIXED_ARGS + 2 * batch_keys_max;
     struct link_callbacks link_callbacks = {store, on_link_ready, on_link_lost};
 
     if (!store)
@@ -396,12 +350,9 @@ struct store *store_new(struct event_base *base, const struct config *config, si
     store->config = config;
     store->callbacks = *callbacks;
     TAILQ_INIT(&store->held_parts);
-    store->argv = calloc(args, sizeof(*store->argv));
-    store->argv_len = calloc(args, sizeof(*store->argv_len));
-    store->numbers = calloc(batch_keys_max, sizeof(*store->numbers));
     store->turn_end = evtimer_new(base, on_turn_end, store);
     store->link = link_new(base, config, &link_callbacks);
-    if (!store->argv || !store->argv_len || !store->numbers || !store->turn_end || !store->link) {
+    if (!store->turn_end || !store->link) {
         store_free(store);
         return NULL;
     }
@@ -415,9 +366,7 @@ void store_free(struct store *store)
     link_free(store->link);
     if (store->turn_end)
         event_free(store->turn_end);
-    free(store->argv);
-    free(store->argv_len);
-    free(store->numbers);
+    request_done(&store->request);
     free(store);
 }
 

@@ -13,6 +13,7 @@
 #include "flusher/metrics_file.h"
 #include "flusher/migrate.h"
 #include "flusher/overview.h"
+#include "flusher/partitions.h"
 #include "flusher/prune.h"
 #include "flusher/quarantine.h"
 #include "flusher/source_redis.h"
@@ -159,6 +160,20 @@ static void write_metrics(struct session *session, struct run_metrics *metrics)
         log_error(LOG_LEVEL_ERROR, "metrics_file_not_written", &error);
 }
 
+/* A run that can't see to the partitions flushes all the same: those of the next days are there by now. */
+static void keep_partitions(struct session *session)
+{
+    struct partitions_options options = {session->config->targets, "", clock_unix_ms() / 1000};
+    struct partitions_kept kept;
+    struct error error;
+
+    if (partitions_keep(session->postgres, &options, &kept, &error) < 0)
+        log_error(LOG_LEVEL_WARN, "partitions_not_kept", &error);
+    if (kept.made > 0 || kept.dropped > 0 || kept.postponed > 0)
+        log_event(LOG_LEVEL_INFO, "partitions", "made=%zu dropped=%zu postponed=%zu", kept.made, kept.dropped,
+                  kept.postponed);
+}
+
 static int flush_all(struct session *session, struct run_metrics *metrics, struct error *error)
 {
     bool watched = session->options->style == REPORT_TEXT && report_has_terminal();
@@ -169,6 +184,7 @@ static int flush_all(struct session *session, struct run_metrics *metrics, struc
     struct jobs_result result;
     int r = 0;
 
+    keep_partitions(session);
     jobs_run(&jobs, &result);
     if (watched)
         report_progress_end();

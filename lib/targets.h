@@ -106,9 +106,8 @@ static inline uint32_t targets_shard(const struct targets *targets, uint32_t lan
 /* The longest bucket of which both are made; 0 is no bucket, and the other one then. */
 int64_t bucket_divisor(int64_t a, int64_t b);
 
-/* Goes over the keys that are counted along with one. They are not fanned out in turn; the file is refused
- * when a rule would match them, so that nobody expects it. Start with {.targets, .key}, the key without tags
- * or with them as it is counted. */
+/* Goes over the keys that are counted along with one. They are not fanned out in turn, and a file in which a
+ * rule would match them is refused, so that nobody expects it. Starts as {.targets, .key}. */
 struct also_walk {
     const struct targets *targets;
     struct span key; /* borrowed */

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "flusher/failure.h"
+#include "flusher/partitions.h"
 #include "flusher/pending.h"
 #include "flusher/pgarray.h"
 #include "flusher/updates.h"
@@ -205,6 +206,34 @@ START_TEST(the_worse_failure_decides_the_exit_code)
 }
 END_TEST
 
+START_TEST(a_bucket_expires_by_the_longest_retention_of_its_database)
+{
+    static const char text[] =
+        "{\"targets\": ["
+        "{\"match\": \"a.*\", \"table\": \"counterd.counters\", \"rollup\": {\"bucket\": \"1m\", "
+        "\"retention\": \"3d\"}},"
+        "{\"match\": \"b.*\", \"table\": \"counterd.counters\", \"rollup\": {\"bucket\": \"1h\", "
+        "\"retention\": \"2d\"}},"
+        "{\"match\": \"c.*\", \"table\": \"counterd.counters\", \"database\": \"host=c\","
+        " \"rollup\": {\"bucket\": \"1m\", \"retention\": \"none\"}}]}";
+    const int64_t day_s = 86400, today = 20000;
+    struct partitions_options options = {.database = "", .now_s = today * day_s + 5};
+    struct config *config;
+    struct error error;
+
+    ck_assert_int_eq(config_parse("f", (struct span){text, strlen(text)}, &config, &error), 0);
+    options.targets = config->targets;
+    ck_assert(!partitions_expired(&options, today * day_s));
+    ck_assert(!partitions_expired(&options, (today - 3) * day_s));
+    ck_assert(partitions_expired(&options, (today - 3) * day_s - 1));
+    options.database = "host=c";
+    ck_assert(!partitions_expired(&options, day_s));
+    options.database = "host=other";
+    ck_assert(!partitions_expired(&options, day_s));
+    config_free(config);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("flusher parts");
@@ -223,6 +252,7 @@ int main(void)
     tcase_add_test(tests, adds_up_what_shards_hold);
     tcase_add_test(tests, keeps_the_largest_keys);
     tcase_add_test(tests, the_worse_failure_decides_the_exit_code);
+    tcase_add_test(tests, a_bucket_expires_by_the_longest_retention_of_its_database);
     srunner_run_all(runner, CK_ENV);
     failed = srunner_ntests_failed(runner);
     srunner_free(runner);

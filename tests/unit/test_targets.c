@@ -100,7 +100,7 @@ START_TEST(every_mistake_is_named_with_its_place)
          "merge database"},
         {"\"targets\": [" POSTS ", \"match table\": 1}]",
          "'targets[0].match table' is not a key; allowed in 'targets[0]': match table value touch missing "
-         "rollup "
+         "rollup merge "
          "database"},
         {"\"targets\": [" POSTS ", \"value\": \"x\"}]", "'targets[0].value' is given twice"},
         {"\"targets\": [" POSTS ", \"touch\": 1}]", "'targets[0].touch' is a number; it takes a string"},

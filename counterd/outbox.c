@@ -209,11 +209,7 @@ static void fill_batch(struct outbox *outbox, uint32_t shard, struct batch *batc
         if (to_made)
             fan_out(outbox->targets, &item, outbox->made, &outbox->losses);
         if (fraction != 0)
-<<<<<<< HEAD
-            carry_fraction(outbox, fans_out, shard, item.key, fraction);
-=======
-            carry_fraction(outbox, to_made, item.key, fraction);
->>>>>>> main
+            carry_fraction(outbox, to_made, shard, item.key, fraction);
         if (units != 0 || item.events > 0) {
             put_entry(batch, item.key, units);
             batch->events += table == outbox->table ? item.events : 0;

@@ -68,11 +68,16 @@ static void compare_books(struct shard_audit *shard, const struct shard_books *b
                     "the rows of counterd.ledger do not add up to the totals in counterd.shards");
     note_difference(shard, whole_subtract(books->cumulative_total, books->head_total),
                     "the newest row of counterd.ledger has another cumulative total than counterd.shards");
+    note_difference(shard, whole_subtract(books->parked_total, books->parked_rows_total),
+                    "the rows of counterd.parked do not add up to the totals in counterd.shards");
 }
 
 struct shard_audit audit_shard(const struct shard_holdings *holdings, const struct shard_books *books)
 {
-    struct shard_audit shard = {.where = "", .quarantined = books->quarantined};
+    struct shard_audit shard = {.where = "",
+                                .parked = books->parked_total,
+                                .dropped = books->dropped_total,
+                                .quarantined = books->quarantined};
 
     if (books->prev_known)
         compare_redis(&shard, holdings, books);
@@ -80,7 +85,8 @@ struct shard_audit audit_shard(const struct shard_holdings *holdings, const stru
         note(&shard, AUDIT_LOST, 0, "counterd.ledger lacks the generation that Redis released last");
     compare_books(&shard, books);
     shard.accepted = whole_add(whole_add(holdings->accepted, books->recovered_total), books->quarantined);
-    shard.applied = whole_add(books->prev_total, books->recovered_total);
+    shard.applied = whole_subtract(whole_add(books->prev_total, books->recovered_total),
+                                   whole_add(books->parked_total, books->dropped_total));
     if (audit_went_back(books->head_before, books->head_id, holdings->prev_id, holdings->sealed_id))
         note(&shard, AUDIT_LATE, 0,
              "Redis has gone back in time or was emptied; the next flush deals with it");
@@ -105,6 +111,7 @@ void audit_add(struct shard_audit *total, const struct shard_audit *shard)
     total->open = whole_add(total->open, shard->open);
     total->sealed = whole_add(total->sealed, shard->sealed);
     total->parked = whole_add(total->parked, shard->parked);
+    total->dropped = whole_add(total->dropped, shard->dropped);
     total->quarantined = whole_add(total->quarantined, shard->quarantined);
     total->difference = whole_add(total->difference, shard->difference);
     if (shard->verdict > total->verdict)

@@ -1,6 +1,6 @@
 /* audit - whether everything that Redis accepted is somewhere, and once; shard by shard
  *
- *     accepted = applied + open + sealed + parked + quarantined
+ *     accepted = applied + open + sealed + parked + dropped + quarantined
  *
  * Right while traffic runs, by the order in which its figures are read: the ledger's heads, then each shard
  * in Redis by one script, then the books in Postgres in one statement. What is compared with Redis is the
@@ -35,20 +35,24 @@ struct shard_books {
     bool prev_known;                             /* the ledger has prev_id, or that is "" */
     int64_t prev_total;                          /* cumulative, with that row */
     int64_t cumulative_total, recovered_total;
-    int64_t head_total;       /* cumulative, as the head's row has it */
-    int64_t ledger_total;     /* the sum of all rows */
-    int64_t quarantined_rows; /* without a decision, and with batches that Postgres lacks */
-    int64_t quarantined;      /* their total */
+    int64_t head_total;                  /* cumulative, as the head's row has it */
+    int64_t ledger_total;                /* the sum of all rows */
+    int64_t parked_total, dropped_total; /* what the totals above hold of them */
+    int64_t parked_rows_total;           /* the sum of the rows of counterd.parked */
+    int64_t quarantined_rows;            /* without a decision, and with batches that Postgres lacks */
+    int64_t quarantined;                 /* their total */
 };
 
 /* From best to worst. */
 enum audit_verdict { AUDIT_BALANCED, AUDIT_LATE, AUDIT_DOUBLED, AUDIT_LOST };
 
-/* Beside `accepted` of Redis there is what Redis forgot: what waits in quarantine, and what came out of it.
+/* What is parked or dropped was taken over from Redis, and so is part of the ledger's totals; it is told as
+ * of the books' moment. Beside `accepted` of Redis there is what Redis forgot: what waits in quarantine, and
+ * what came out of it.
  */
 struct shard_audit {
     enum audit_verdict verdict;
-    int64_t accepted, applied, open, sealed, parked, quarantined;
+    int64_t accepted, applied, open, sealed, parked, dropped, quarantined;
     int64_t difference; /* what is missing (lost) or too much (doubled, below zero) */
     const char *where;  /* what contradicts what, and what to do; "" = nothing */
 };

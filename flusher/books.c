@@ -40,6 +40,9 @@ static void take_books(const struct pg_result *rows, int at, struct shard_books 
     books->prev_total = rows_bigint(rows, at, 6);
     books->quarantined_rows = rows_bigint(rows, at, 7);
     books->quarantined = rows_bigint(rows, at, 8);
+    books->parked_total = rows_bigint(rows, at, 9);
+    books->dropped_total = rows_bigint(rows, at, 10);
+    books->parked_rows_total = rows_bigint(rows, at, 11);
 }
 
 int books_read(struct postgres *postgres, const struct config *config, const struct shard_holdings *holdings,
@@ -47,6 +50,8 @@ int books_read(struct postgres *postgres, const struct config *config, const str
 {
     static const char sql[] =
         "WITH booked AS (SELECT shard, sum(total) AS total FROM counterd.ledger WHERE namespace = $1"
+        " GROUP BY shard),"
+        " parked AS (SELECT shard, sum(delta) AS total FROM counterd.parked WHERE namespace = $1"
         " GROUP BY shard),"
         /* Whose batches are all applied by now, is evidence and no more. */
         " waiting AS (SELECT q.shard, count(*) AS len, sum(q.total) AS total FROM counterd.quarantine AS q"
@@ -56,13 +61,14 @@ int books_read(struct postgres *postgres, const struct config *config, const str
         " WHERE COALESCE(w.seq, 0) < (b.value->>1)::bigint)) GROUP BY q.shard)"
         " SELECT s.head_gen, s.cumulative_total, s.recovered_total, head.cumulative_total, booked.total,"
         " (h.prev_gen = '' OR prev.gen IS NOT NULL)::integer, prev.cumulative_total, waiting.len, "
-        "waiting.total"
+        "waiting.total, s.parked_total, s.dropped_total, parked.total"
         " FROM unnest($2::text[]) WITH ORDINALITY AS h (prev_gen, number)"
         " LEFT JOIN counterd.shards AS s ON s.namespace = $1 AND s.shard = h.number - 1"
         " LEFT JOIN counterd.ledger AS head ON head.namespace = $1 AND head.gen = s.head_gen"
         " LEFT JOIN counterd.ledger AS prev ON prev.namespace = $1 AND prev.gen = h.prev_gen"
         " LEFT JOIN booked ON booked.shard = h.number - 1"
         " LEFT JOIN waiting ON waiting.shard = h.number - 1"
+        " LEFT JOIN parked ON parked.shard = h.number - 1"
         " ORDER BY h.number";
     struct parameters parameters = {0};
     struct pgarray released = {0};
@@ -109,7 +115,8 @@ static int add_applied(struct postgres *postgres, const struct config *config, i
 
     parameters_text(&parameters, config->namespace);
     r = postgres_execute(postgres,
-                         "SELECT shard, cumulative_total + recovered_total FROM counterd.shards"
+                         "SELECT shard, cumulative_total + recovered_total - parked_total - dropped_total"
+                         " - elsewhere_total FROM counterd.shards"
                          " WHERE namespace = $1",
                          &parameters, &rows, error);
     if (r < 0)
@@ -177,7 +184,8 @@ int books_counters(struct postgres *postgres, const struct config *config, int64
     int64_t numbers[2];
     int r = read_numbers(
         postgres,
-        "SELECT (SELECT COALESCE(sum(cumulative_total + recovered_total), 0) FROM counterd.shards)"
+        "SELECT (SELECT COALESCE(sum(cumulative_total + recovered_total - parked_total - dropped_total"
+        " - elsewhere_total), 0) FROM counterd.shards)"
         " - (SELECT COALESCE(sum(value), 0) FROM counterd.counters),"
         " (SELECT count(*) FROM counterd.namespaces)",
         numbers, 2, error);

@@ -18,7 +18,7 @@ MUST_CHECK int books_read(struct postgres *postgres, const struct config *config
                           const struct shard_holdings *holdings, struct shard_books *ret_books,
                           struct error *error);
 
-/* What counterd.counters lacks (below zero: has too much) of what the books say was applied, in one snapshot:
+/* What counterd.counters lacks (below zero: has too much) of what the books say is in it, in one snapshot:
  * in all, and when that is not 0, for each shard, unless other namespaces count in the same table. */
 MUST_CHECK int books_counters(struct postgres *postgres, const struct config *config, int64_t *ret_total,
                               int64_t *ret_shards, struct error *error);

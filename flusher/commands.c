@@ -14,6 +14,7 @@
 #include "flusher/migrate.h"
 #include "flusher/overview.h"
 #include "flusher/partitions.h"
+#include "flusher/preview.h"
 #include "flusher/prune.h"
 #include "flusher/quarantine.h"
 #include "flusher/source_redis.h"
@@ -27,6 +28,7 @@ struct session {
     const struct command_options *options;
     struct postgres *postgres;
     struct source_redis *source;
+    struct plan *plan; /* of who asked for it */
 };
 
 static int session_open(struct session *session, const struct config *config,
@@ -43,8 +45,14 @@ static int session_open(struct session *session, const struct config *config,
 
 static void session_close(struct session *session)
 {
+    plan_free(session->plan);
     source_redis_free(session->source);
     postgres_free(session->postgres);
+}
+
+static int session_plan(struct session *session, struct error *error)
+{
+    return plan_make(session->postgres, session->config->targets, &session->plan, error);
 }
 
 /* Whether the schema and the number of shards are what they have to be. With `record`, a namespace that
@@ -130,11 +138,27 @@ static int finish_run(struct session *session, const struct jobs_result *result,
         .keys = result->keys,
         .total = result->total,
         .events = result->events,
+        .parked = result->parked,
+        .dropped = result->dropped,
         .quarantined = result->quarantined,
         .failure = result->failure ? result->error.text : NULL,
     };
 
     return records_finish_run(session->postgres, session->config, &run, result->fresh_ms, error);
+}
+
+/* A run that can't see to the partitions flushes all the same: those of the next days are there by now. */
+static void keep_partitions(struct session *session)
+{
+    struct partitions_options options = {session->config->targets, "", clock_unix_ms() / 1000};
+    struct partitions_kept kept;
+    struct error error;
+
+    if (partitions_keep(session->postgres, &options, &kept, &error) < 0)
+        log_error(LOG_LEVEL_WARN, "partitions_not_kept", &error);
+    if (kept.made > 0 || kept.dropped > 0 || kept.postponed > 0)
+        log_event(LOG_LEVEL_INFO, "partitions", "made=%zu dropped=%zu postponed=%zu", kept.made, kept.dropped,
+                  kept.postponed);
 }
 
 static void take_metrics(struct run_metrics *metrics, const struct jobs_result *result)
@@ -160,24 +184,13 @@ static void write_metrics(struct session *session, struct run_metrics *metrics)
         log_error(LOG_LEVEL_ERROR, "metrics_file_not_written", &error);
 }
 
-/* A run that can't see to the partitions flushes all the same: those of the next days are there by now. */
-static void keep_partitions(struct session *session)
-{
-    struct partitions_options options = {session->config->targets, "", clock_unix_ms() / 1000};
-    struct partitions_kept kept;
-    struct error error;
-
-    if (partitions_keep(session->postgres, &options, &kept, &error) < 0)
-        log_error(LOG_LEVEL_WARN, "partitions_not_kept", &error);
-    if (kept.made > 0 || kept.dropped > 0 || kept.postponed > 0)
-        log_event(LOG_LEVEL_INFO, "partitions", "made=%zu dropped=%zu postponed=%zu", kept.made, kept.dropped,
-                  kept.postponed);
-}
-
 static int flush_all(struct session *session, struct run_metrics *metrics, struct error *error)
 {
     bool watched = session->options->style == REPORT_TEXT && report_has_terminal();
-    struct jobs_options jobs = {session->config, session->postgres, session->source,
+    struct jobs_options jobs = {session->config,
+                                session->plan,
+                                session->postgres,
+                                session->source,
                                 session->options->every_ms ? stop_requested : NULL,
                                 watched ? report_progress : NULL};
     int64_t started_ms = clock_unix_ms(), from_ms = clock_monotonic_ms();
@@ -188,11 +201,15 @@ static int flush_all(struct session *session, struct run_metrics *metrics, struc
     jobs_run(&jobs, &result);
     if (watched)
         report_progress_end();
+    if (result.parked > 0)
+        log_event(LOG_LEVEL_WARN, "parked",
+                  "keys=%" PRId64 " hint=\"their tables did not take them; see 'flusher parked list'\"",
+                  result.parked);
     log_failures(&result, session->config);
     report_flush(session->options->style,
                  &(struct report_flush){result.keys, result.total, result.events, result.shards,
-                                        result.shards_failed, result.quarantined,
-                                        clock_monotonic_ms() - from_ms,
+                                        result.shards_failed, result.parked, result.dropped,
+                                        result.quarantined, clock_monotonic_ms() - from_ms,
                                         result.failure ? result.error.text : NULL});
     /* Tried also when the pass failed: that is what the row is for. But then one line about it is enough. */
     if (result.fresh_ms && result.texts) {
@@ -233,13 +250,16 @@ static int read_pending(struct session *session, struct pending *ret_pending, st
 
 static int rehearse(struct session *session, struct error *error)
 {
+    struct preview *previews = calloc(session->config->targets->len + 1, sizeof(*previews));
     struct pending pending;
-    int r = read_pending(session, &pending, error);
+    int r = previews ? read_pending(session, &pending, error) : error_set(error, -ENOMEM, "out of memory");
 
-    if (r < 0)
-        return fail(r, "dry_run_failed", error);
-    report_dry_run(session->options->style, session->config, &pending);
-    return EX_OK;
+    if (r == 0)
+        r = preview_read(session->config, previews, error);
+    if (r == 0)
+        report_dry_run(session->options->style, session->config, &pending, previews);
+    free(previews);
+    return r < 0 ? fail(r, "dry_run_failed", error) : EX_OK;
 }
 
 static int run_once(const struct config *config, const struct command_options *options)
@@ -253,6 +273,8 @@ static int run_once(const struct config *config, const struct command_options *o
 
     if (r == 0)
         r = session_check(&session, !options->dry_run, &error);
+    if (r == 0)
+        r = session_plan(&session, &error);
     if (r < 0)
         code = fail(r, "flush_failed", &error);
     else
@@ -337,17 +359,25 @@ int command_get(const struct config *config, const struct command_options *optio
 
     if (r == 0)
         r = session_check(&session, false, &error);
+    if (r == 0)
+        r = session_plan(&session, &error);
     /* Only to learn whether Redis has gone back in time, and what it says can't be taken for pending. */
     if (r == 0)
-        r = records_stored(session.postgres, config, options->key, &before, &error);
+        r = records_stored(session.postgres, config, session.plan, options->key, &before, &error);
     if (r == 0)
         r = source_redis_peek(session.source, span_of(options->key), &peek, &error);
     if (r == 0)
-        r = records_stored(session.postgres, config, options->key, &stored, &error);
+        r = records_stored(session.postgres, config, session.plan, options->key, &stored, &error);
     if (r == 0) {
         struct key_pending pending = pending_of_key(&peek, &stored);
+        bool went_back = audit_went_back(before.head_id, stored.head_id, peek.prev_id, peek.sealed_id);
         report_key(options->style, options->key, &stored, &pending,
-                   audit_went_back(before.head_id, stored.head_id, peek.prev_id, peek.sealed_id));
+                   went_back ? "Redis has gone back in time or was emptied: what is pending is known after "
+                               "the next flush"
+                   : !peek.whole
+                       ? "its shard has too many members to look for its time buckets: what is pending "
+                         "is known after the next flush"
+                       : NULL);
     }
     session_close(&session);
     return r < 0 ? fail(r, "get_failed", &error) : EX_OK;

@@ -18,6 +18,9 @@
 /* Rolled back only because of what others did at the same time: the same again may work at once. */
 #define FAILURE_COLLISION (-EDEADLK)
 
+/* Postgres refuses a row for what it holds: a cast, a constraint, a range, a trigger. */
+#define FAILURE_REFUSED (-EDOM)
+
 /* `r` is 0 or a negative errno. */
 static inline int failure_exit_code(int r)
 {

@@ -212,8 +212,10 @@ static int make_entry(struct cargo *cargo, struct error *error)
 
 static void clear_entries(struct flush *flush)
 {
-    for (size_t i = 0; i < flush->cargo_len; i++)
+    for (size_t i = 0; i < flush->cargo_len; i++) {
         flush->cargo[i].entry = (struct entry){0};
+        flush->cargo[i].tally = (struct tally){0};
+    }
 }
 
 /* Whether the verdict about all of them is the same, which is then in each. */
@@ -309,9 +311,13 @@ static int transact(struct flush *flush, struct error *error)
 /* Tries until it is known what the sink made of all that is loaded. */
 static int settle(struct flush *flush, struct error *error)
 {
-    int r = COMMIT_UNKNOWN;
+    const struct sink *sink = flush->sink;
+    int r = sink->prepare(sink->context, flush->cargo, &flush->updates, error);
 
+    if (r < 0)
+        return r;
     updates_order(&flush->updates);
+    r = COMMIT_UNKNOWN;
     for (int i = 0; i < TRANSACTIONS_MAX && (r == COMMIT_UNKNOWN || r == FAILURE_COLLISION); i++)
         r = transact(flush, error);
     if (r == COMMIT_UNKNOWN)
@@ -325,6 +331,8 @@ static void report(const struct flush *flush, const struct cargo *cargo, struct 
     result->keys += cargo->entry.keys;
     result->total += cargo->entry.total;
     result->events += cargo->entry.events;
+    result->parked += cargo->tally.parked_keys;
+    result->dropped += cargo->tally.dropped_keys;
     result->quarantined += cargo->quarantined;
     if (cargo->quarantined && flush->on_quarantine)
         flush->on_quarantine(cargo->shard, &cargo->generation, cargo->keys, cargo->total);
@@ -391,8 +399,8 @@ int flush_gather(struct flush *flush, uint32_t shard, struct flush_result *ret_r
         return GATHERED_ALONE;
     if (taken != TAKEN_LOADED)
         return taken < 0 ? taken : GATHERED_NOTHING;
-    return flush->updates.len >= FLUSH_GATHER_KEYS || flush->cargo_len == FLUSH_CARGO_MAX ? GATHERED_FULL
-                                                                                          : GATHERED_MORE;
+    return flush->updates.len >= flush->gather_keys || flush->cargo_len == FLUSH_CARGO_MAX ? GATHERED_FULL
+                                                                                           : GATHERED_MORE;
 }
 
 int flush_gathered(struct flush *flush, struct flush_result *ret_result, struct error *error)

@@ -7,7 +7,8 @@
  * A shard can be flushed by itself, or its generation can be gathered with those of others that go to the
  * sink in one transaction: 64 shards with a dozen keys each cost one commit then, and not 64. Gathering is
  * for the ordinary case only; whatever is out of the ordinary, flush_shard() sorts out, shard by shard.
- * Memory: one generation's updates, and what was gathered before it, which is less than FLUSH_GATHER_KEYS.
+ * A generation is never divided. Memory: one generation's updates, and what was gathered before it, which is
+ * less than `gather_keys`.
  */
 #ifndef FLUSHER_FLUSH_H
 #define FLUSHER_FLUSH_H
@@ -17,10 +18,6 @@
 
 #define FLUSH_CARGO_MAX 256 /* generations in one transaction */
 
-/* Keys that make a transaction large enough. A shard's keys are strewn over the whole table, so the more
- * shards share a transaction, the fewer times each page is visited: measured in docs/performance-flush.md. */
-#define FLUSH_GATHER_KEYS 250000
-
 /* `vector` as begin() gave it. */
 enum verdict flush_judge(const struct generation *generation, const struct standing *standing,
                          const int64_t *vector);
@@ -28,13 +25,18 @@ enum verdict flush_judge(const struct generation *generation, const struct stand
 /* What one call did; numbers of what it applied itself, and not of what it found applied. */
 struct flush_result {
     int64_t keys, total, events;
-    int64_t quarantined; /* generations */
+    int64_t parked, dropped; /* keys of those */
+    int64_t quarantined;     /* generations */
     int64_t fresh_ms; /* nothing accepted before this moment was pending; 0 when the sink was told itself */
 };
 
 struct flush {
     const struct source *source;
     const struct sink *sink;
+    /* Keys that make a transaction large enough. A shard's keys are strewn over the whole table, so the more
+     * shards share a transaction, the fewer times each page is visited (docs/performance-flush.md); and the
+     * longer it holds its rows. */
+    size_t gather_keys;
     /* Called when a generation went into quarantine; or NULL. */
     void (*on_quarantine)(uint32_t shard, const struct generation *generation, int64_t keys, int64_t total);
     struct updates updates; /* memory kept; starts zeroed, ended by flush_done() */

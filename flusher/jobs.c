@@ -99,6 +99,8 @@ static void add_flushed(struct job *job, int64_t shard, const struct flush_resul
     job->own.keys = whole_add(job->own.keys, flushed->keys);
     job->own.total = whole_add(job->own.total, flushed->total);
     job->own.events = whole_add(job->own.events, flushed->events);
+    job->own.parked += flushed->parked;
+    job->own.dropped += flushed->dropped;
     note_quarantine(job, shard, flushed->quarantined);
 }
 
@@ -133,7 +135,7 @@ static int job_open(struct job *job, struct error *error)
             r = source_redis_new(config, &job->source, error);
     }
     if (r == 0)
-        r = sink_postgres_new(job->postgres, config, &job->sink, error);
+        r = sink_postgres_new(job->postgres, config, job->pass->options->plan, &job->sink, error);
     return r;
 }
 
@@ -267,7 +269,11 @@ static void *job_main(void *argument)
     } else {
         struct source source = source_redis_seam(job->source);
         struct sink sink = sink_postgres_seam(job->sink);
-        job->flush = (struct flush){.source = &source, .sink = &sink, .on_quarantine = log_quarantine};
+        job->flush =
+            (struct flush){.source = &source,
+                           .sink = &sink,
+                           .gather_keys = (size_t)job->pass->options->config->flush.keys_per_transaction,
+                           .on_quarantine = log_quarantine};
         while (flush_several(job))
             ;
     }
@@ -332,6 +338,8 @@ void jobs_run(const struct jobs_options *options, struct jobs_result *ret_result
             wait_for(&jobs[i]);
         ret_result->shards += jobs[i].own.shards;
         ret_result->shards_failed += jobs[i].own.shards_failed;
+        ret_result->parked += jobs[i].own.parked;
+        ret_result->dropped += jobs[i].own.dropped;
         ret_result->quarantined += jobs[i].own.quarantined;
         ret_result->keys = whole_add(ret_result->keys, jobs[i].own.keys);
         ret_result->total = whole_add(ret_result->total, jobs[i].own.total);

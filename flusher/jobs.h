@@ -10,11 +10,13 @@
 #include "lib/config.h"
 #include "lib/error.h"
 
+struct plan;
 struct postgres;
 struct source_redis;
 
 struct jobs_options {
     const struct config *config; /* borrowed; flush.jobs says how many */
+    const struct plan *plan;     /* borrowed, and shared by the jobs */
     /* The caller's connections, lent to the first job: to open others would take longer than a small pass. */
     struct postgres *postgres;
     struct source_redis *source;
@@ -28,10 +30,11 @@ struct jobs_result {
     int64_t shards_failed; /* left for a later run */
     int64_t quarantined;   /* generations; then `failure` is set too */
     int64_t keys, total, events;
-    int failure;        /* 0, or the worst that happened */
-    struct error error; /* why, when failure != 0 */
-    int64_t *fresh_ms;  /* per shard: nothing accepted before it is pending; 0 = not known */
-    char **texts;       /* per shard: why it failed; NULL when it did not */
+    int64_t parked, dropped; /* keys of those */
+    int failure;             /* 0, or the worst that happened */
+    struct error error;      /* why, when failure != 0 */
+    int64_t *fresh_ms;       /* per shard: nothing accepted before it is pending; 0 = not known */
+    char **texts;            /* per shard: why it failed; NULL when it did not */
 };
 
 /* Fills `ret_result`, to be done by jobs_result_done(), also when it fails. */

@@ -32,6 +32,8 @@ static const struct subcommand subcommands[] = {
     {"top", command_top, false, NULL, false, "the whole pipeline in a terminal, live; q leaves"},
     {"get", command_get, true, NULL, false, "get KEY: the key's value, stored and pending"},
     {"audit", command_audit, false, NULL, false, "whether all that was accepted is somewhere, and once"},
+    {"parked", command_parked, false, command_parked_mistake, false,
+     "list | retry | drop: what Postgres refused, and what becomes of it"},
     {"quarantine", command_quarantine, false, command_quarantine_mistake, false,
      "list | apply ID... | drop ID...: what was not applied because Redis went back in time"},
 };
@@ -47,6 +49,8 @@ static int help(void)
          "  -c, --config FILE  the configuration, the same file as counterd's\n"
          "  --every SECONDS    run: stay and repeat; SIGTERM finishes the shard in work and exits 0\n"
          "  --dry-run          run: say what would be flushed, change nothing\n"
+         "  --target TABLE, --reason REASON, --older-than 1d, --match PATTERN\n"
+         "                     parked: only the rows to which all of it applies\n"
          "  --metrics-file PATH\n"
          "                     run: say how it went in a file for node_exporter's textfile collector\n"
          "  --interval SECONDS top: how often to look; 2 unless told\n"
@@ -110,6 +114,8 @@ static int run_words(int count, char *const *words, struct command_options *opti
         if (strlen(options->key) < 1 || strlen(options->key) > KEY_LEN_MAX || strchr(options->key, ' '))
             return usage("a key has 1 to 255 bytes and no blanks; this is none:", options->key);
     }
+    if (subcommand->run != command_parked && command_parked_has_filter(&options->parked))
+        return usage("--target, --reason, --older-than and --match go with parked only, not with", name);
     if (!subcommand->repeats && (options->every_ms || options->dry_run || options->metrics_path))
         return usage("--every, --dry-run and --metrics-file go with run only, not with", name);
     if (options->dry_run && (options->every_ms || options->metrics_path))
@@ -133,21 +139,26 @@ static bool parse_seconds(const char *text, int64_t max, int64_t *ret_ms)
     return true;
 }
 
+static const struct option long_options[] = {
+    {"config", required_argument, NULL, 'c'},
+    {"every", required_argument, NULL, 'e'},
+    {"dry-run", no_argument, NULL, 'n'},
+    {"force", no_argument, NULL, 'f'},
+    {"target", required_argument, NULL, 'T'},
+    {"reason", required_argument, NULL, 'R'},
+    {"older-than", required_argument, NULL, 'O'},
+    {"match", required_argument, NULL, 'M'},
+    {"json", no_argument, NULL, 'j'},
+    {"metrics-file", required_argument, NULL, 'm'},
+    {"once", no_argument, NULL, 'o'},
+    {"interval", required_argument, NULL, 'i'},
+    {"help", no_argument, NULL, 'h'},
+    {"version", no_argument, NULL, 'v'},
+    {NULL, 0, NULL, 0},
+};
+
 int main(int argc, char *argv[])
 {
-    static const struct option long_options[] = {
-        {"config", required_argument, NULL, 'c'},
-        {"every", required_argument, NULL, 'e'},
-        {"dry-run", no_argument, NULL, 'n'},
-        {"force", no_argument, NULL, 'f'},
-        {"json", no_argument, NULL, 'j'},
-        {"metrics-file", required_argument, NULL, 'm'},
-        {"once", no_argument, NULL, 'o'},
-        {"interval", required_argument, NULL, 'i'},
-        {"help", no_argument, NULL, 'h'},
-        {"version", no_argument, NULL, 'v'},
-        {NULL, 0, NULL, 0},
-    };
     struct command_options options = {0};
     int option;
 
@@ -177,6 +188,18 @@ int main(int argc, char *argv[])
             break;
         case 'f':
             options.force = true;
+            break;
+        case 'T':
+            options.parked.target = optarg;
+            break;
+        case 'R':
+            options.parked.reason = optarg;
+            break;
+        case 'O':
+            options.parked.older_than = optarg;
+            break;
+        case 'M':
+            options.parked.match = optarg;
             break;
         case 'j':
             options.style = REPORT_JSON;

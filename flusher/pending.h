@@ -9,8 +9,9 @@
 #include "flusher/source.h"
 #include "lib/keyspace.h"
 
-/* One member in Redis, at one moment. */
+/* One key in Redis, with all its buckets, at one moment. */
 struct peek {
+    bool whole; /* else there were too many members to look for its buckets */
     bool in_open, in_sealed;
     int64_t open, sealed; /* its deltas; 0 when not there */
     char sealed_id[GENERATION_ID_LEN_MAX + 1];
@@ -21,6 +22,7 @@ struct peek {
 struct stored {
     bool known;
     int64_t value;
+    int64_t parked;                          /* what Postgres has of it beside the row */
     char head_id[GENERATION_ID_LEN_MAX + 1]; /* the newest in the ledger; "" = none */
 };
 

@@ -18,6 +18,7 @@ struct postgres {
     const struct config *config;
     PGconn *connection; /* NULL = none */
     bool in_transaction;
+    char state[6]; /* of the last failure */
 };
 
 int postgres_new(const struct config *config, struct postgres **ret_postgres, struct error *error)
@@ -199,15 +200,29 @@ static const struct state states[] = {
     {"42501", FAILURE_CONFIG, "; grant it, or connect as the owner"},
     {"42", FAILURE_CONFIG, "; the tables are not as migrations/ makes them"},
     {"55P03", FAILURE_LATER, "; somebody holds the lock for long, see pg_stat_activity"},
-    {"22003", FAILURE_LATER, "; a counter would leave the range of its column"},
+    {"21", FAILURE_REFUSED, ""},
+    {"22", FAILURE_REFUSED, ""},
+    {"23", FAILURE_REFUSED, ""},
+    {"27", FAILURE_REFUSED, ""},
+    {"38", FAILURE_REFUSED, ""},
+    {"39", FAILURE_REFUSED, ""},
+    {"44", FAILURE_REFUSED, ""},
+    {"54", FAILURE_REFUSED, ""},
+    {"P0", FAILURE_REFUSED, ""},
 };
 
-static int classify(const PGresult *result, struct error *error)
+const char *postgres_state(const struct postgres *postgres)
+{
+    return postgres->state;
+}
+
+static int classify(struct postgres *postgres, const PGresult *result, struct error *error)
 {
     const char *code = PQresultErrorField(result, PG_DIAG_SQLSTATE);
     const char *primary = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
     char text[600];
 
+    snprintf(postgres->state, sizeof(postgres->state), "%s", code ? code : "");
     one_line(primary ? primary : PQresultErrorMessage(result), text, sizeof(text));
     for (size_t i = 0; code && i < ARRAY_LEN(states); i++)
         if (strncmp(code, states[i].code, strlen(states[i].code)) == 0)
@@ -290,6 +305,7 @@ int postgres_execute(struct postgres *postgres, const char *sql, const struct pa
 
     if (r < 0)
         return r;
+    postgres->state[0] = '\0';
     if (parameters)
         sent = PQsendQueryParams(postgres->connection, sql, parameters->len, NULL, parameters->values,
                                  parameters->lengths, parameters->formats, 0);
@@ -300,7 +316,7 @@ int postgres_execute(struct postgres *postgres, const char *sql, const struct pa
     if (!result)
         return lose_connection(postgres, error);
     if (is_error(result)) {
-        r = classify(result, error);
+        r = classify(postgres, result, error);
         severity = PQresultErrorField(result, PG_DIAG_SEVERITY_NONLOCALIZED);
         if (PQstatus(postgres->connection) != CONNECTION_OK || (severity && strcmp(severity, "FATAL") == 0)) {
             disconnect(postgres);
@@ -354,7 +370,7 @@ int postgres_commit(struct postgres *postgres, struct error *error)
     if (PQsendQuery(postgres->connection, "COMMIT"))
         result = collect(postgres->connection);
     if (result && commit_failed(result))
-        r = is_error(result) ? classify(result, error)
+        r = is_error(result) ? classify(postgres, result, error)
                              : error_set(error, FAILURE_LATER, "Postgres rolled back instead of committing");
     else if (result && !is_error(result))
         r = COMMIT_DONE;

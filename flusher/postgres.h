@@ -40,6 +40,9 @@ MUST_CHECK int postgres_execute(struct postgres *postgres, const char *sql,
                                 const struct parameters *parameters, struct pg_result **ret_rows,
                                 struct error *error);
 
+/* The SQLSTATE of the last statement that failed; "" when it was none of Postgres's own. */
+const char *postgres_state(const struct postgres *postgres);
+
 /* READ COMMITTED and durable whatever the server's defaults are. A connection that was cut while it idled is
  * replaced without a failure. */
 MUST_CHECK int postgres_begin(struct postgres *postgres, struct error *error);

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "flusher/deliver.h"
 #include "flusher/failure.h"
 #include "flusher/sink.h"
 
@@ -197,16 +198,54 @@ static int look_at(struct postgres *postgres, const struct config *config, int64
     return r;
 }
 
-/* In this order: counters by key, like every flush, against deadlocks. Members were stored in that order. */
-static const char *const apply_statements[] = {
-    "INSERT INTO counterd.counters AS c (key, value, first_seen, last_seen)"
-    " SELECT u.key, u.delta, q.opened_at, COALESCE(q.last_append_at, q.sealed_at)"
-    " FROM counterd.quarantine AS q,"
-    " unnest(q.members, q.deltas) WITH ORDINALITY AS u (key, delta, number)"
-    " WHERE q.namespace = $1 AND q.id = $2::bigint ORDER BY u.number"
-    " ON CONFLICT (key) DO UPDATE SET value = c.value + EXCLUDED.value,"
-    " last_seen = GREATEST(c.last_seen, EXCLUDED.last_seen)",
+/* --- its increments --- */
 
+static int add_members(const struct pg_result *rows, struct updates *updates)
+{
+    int r = 0;
+
+    for (int i = 0; r == 0 && i < rows_len(rows); i++)
+        r = updates_add(updates, span_of(rows_text(rows, i, 0)), rows_bigint(rows, i, 1));
+    return r;
+}
+
+/* Into the tables of the targets as they are now, like those of a flush. */
+static int deliver_members(struct postgres *postgres, const struct config *config, const struct plan *plan,
+                           const struct decision *decision, struct error *error)
+{
+    struct origin origin = {.shard = (uint32_t)decision->shard, .gen = decision->gen};
+    struct updates updates = {0};
+    struct applier *applier = NULL;
+    struct pg_result *rows;
+    int r = execute(postgres,
+                    "SELECT u.key, u.delta, trunc(extract(epoch FROM q.opened_at) * 1000),"
+                    " trunc(extract(epoch FROM COALESCE(q.last_append_at, q.sealed_at)) * 1000)"
+                    " FROM counterd.quarantine AS q, unnest(q.members, q.deltas) AS u (key, delta)"
+                    " WHERE q.namespace = $1 AND q.id = $2::bigint",
+                    config, decision->id, &rows, error);
+
+    if (r < 0)
+        return r;
+    if (rows_len(rows) > 0) {
+        origin.opened_ms = rows_bigint(rows, 0, 2);
+        origin.seen_ms = rows_bigint(rows, 0, 3);
+    }
+    if (add_members(rows, &updates) < 0)
+        r = error_set(error, -ENOMEM, "out of memory");
+    rows_free(rows);
+    updates_order(&updates);
+    if (r == 0)
+        r = applier_new(postgres, plan, &applier, error);
+    if (r == 0)
+        r = deliver(postgres, config->namespace, applier, &updates, &origin, 1, error);
+    applier_free(applier);
+    updates_done(&updates);
+    return r;
+}
+
+/* --- deciding --- */
+
+static const char *const apply_statements[] = {
     "INSERT INTO counterd.writers AS w (namespace, shard, writer, seq)"
     " SELECT q.namespace, q.shard, b.key, (b.value->>1)::bigint"
     " FROM counterd.quarantine AS q, jsonb_each(q.identity) AS b"
@@ -236,20 +275,35 @@ static const char *const drop_statements[] = {
     " WHERE namespace = $1 AND id = $2::bigint",
 };
 
+/* `plan` is NULL for a row that is not to be applied. */
+static int carry_out(struct postgres *postgres, const struct config *config, const struct plan *plan,
+                     const struct decision *decision, struct error *error)
+{
+    const char *const *statements = plan ? apply_statements : drop_statements;
+    size_t len = plan ? ARRAY_LEN(apply_statements) : ARRAY_LEN(drop_statements);
+    int r = plan ? deliver_members(postgres, config, plan, decision, error) : 0;
+
+    for (size_t i = 0; r == 0 && i < len; i++)
+        r = execute(postgres, statements[i], config, decision->id, NULL, error);
+    return r;
+}
+
 static int decide(struct postgres *postgres, const struct config *config, int64_t id,
                   struct obstacles *obstacles, struct decision *ret_decision, struct error *error)
 {
-    const char *const *statements = obstacles ? apply_statements : drop_statements;
-    size_t len = obstacles ? ARRAY_LEN(apply_statements) : ARRAY_LEN(drop_statements);
-    int r = postgres_begin(postgres, error);
+    struct plan *plan = NULL;
+    int r = obstacles ? plan_make(postgres, config->targets, &plan, error) : 0;
 
+    if (r == 0)
+        r = postgres_begin(postgres, error);
     if (r == 0)
         r = lock_shard(postgres, config, id, error);
     if (r == 0)
         r = look_at(postgres, config, id, obstacles, ret_decision, error);
-    for (size_t i = 0; r == 0 && i < len; i++)
-        r = execute(postgres, statements[i], config, id, NULL, error);
+    if (r == 0)
+        r = carry_out(postgres, config, plan, ret_decision, error);
     r = postgres_end(postgres, r, error);
+    plan_free(plan);
     if (r == COMMIT_UNKNOWN)
         r = error_set(error, FAILURE_UNAVAILABLE,
                       "no answer to COMMIT: whether row %" PRId64

@@ -55,9 +55,9 @@ struct decision {
     int64_t applied; /* batches of it that Postgres had before */
 };
 
-/* Adds the row to the counters, with a ledger row of its own, and moves the vector over its batches, so that
- * they can't come again; once, in one transaction. FAILURE_DATA when the row is not there, is decided, has an
- * older one of its shard before it, or, unless `force`, would count anything twice. */
+/* Adds the row to the tables of its targets, with a ledger row of its own, and moves the vector over its
+ * batches, so that they can't come again; once, in one transaction. FAILURE_DATA when the row is not there,
+ * is decided, has an older one of its shard before it, or, unless `force`, would count anything twice. */
 MUST_CHECK int quarantine_apply(struct postgres *postgres, const struct config *config, int64_t id,
                                 bool force, struct decision *ret_decision, struct error *error);
 

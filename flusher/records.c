@@ -91,12 +91,14 @@ static int insert_run(struct postgres *postgres, const struct config *config, co
     parameters_bigint(&parameters, run->events);
     parameters_text(&parameters, run->failure);
     parameters_bigint(&parameters, run->quarantined);
+    parameters_bigint(&parameters, run->parked);
+    parameters_bigint(&parameters, run->dropped);
     return postgres_execute(
         postgres,
         "INSERT INTO counterd.runs (namespace, started_at, finished_at, shards, keys, increments, events, "
-        "error, quarantined)"
+        "error, quarantined, parked, dropped)"
         " VALUES ($1, to_timestamp($2::bigint / 1000.0), to_timestamp($3::bigint / 1000.0), $4::integer,"
-        " $5::bigint, $6::bigint, $7::bigint, $8, $9::integer)",
+        " $5::bigint, $6::bigint, $7::bigint, $8, $9::integer, $10::bigint, $11::bigint)",
         &parameters, NULL, error);
 }
 
@@ -144,28 +146,70 @@ int records_finish_run(struct postgres *postgres, const struct config *config, c
 
 /* --- lookups --- */
 
-int records_stored(struct postgres *postgres, const struct config *config, const char *key,
-                   struct stored *ret_stored, struct error *error)
+/* Of a key that can have no row. */
+static const char stored_nowhere[] = "SELECT NULL, NULL, (SELECT head_gen FROM counterd.shards"
+                                     " WHERE namespace = $1 AND shard = $2::bigint)";
+
+/* The query and its parameters; `values` holds the key's parts. */
+static const char *ask_for_key(const struct plan *plan, struct span key, struct parameters *parameters,
+                               char values[PATTERN_PLACEHOLDERS_MAX][KEY_LEN_MAX + 1])
+{
+    const struct planned *planned = plan_find(plan, key);
+    struct span spans[PATTERN_PLACEHOLDERS_MAX];
+
+    if (!planned)
+        return stored_nowhere;
+    plan_values(planned, &planned->layout, key, spans);
+    if (plan_fit(&planned->layout, spans) != FIT_GOOD)
+        return stored_nowhere;
+    for (size_t i = 0; i < planned->layout.key_len; i++) {
+        snprintf(values[i], KEY_LEN_MAX + 1, "%.*s", (int)spans[i].len, spans[i].ptr);
+        parameters_text(parameters, values[i]);
+    }
+    return planned->get;
+}
+
+static int read_parked(struct postgres *postgres, const struct config *config, const char *key,
+                       int64_t *ret_parked, struct error *error)
 {
     struct parameters parameters = {0};
     struct pg_result *rows;
     int r;
 
     parameters_text(&parameters, config->namespace);
-    parameters_bigint(&parameters, keyspace_shard(keyspace_hash(span_of(key)), (uint32_t)config->shards));
     parameters_text(&parameters, key);
-    r = postgres_execute(postgres,
-                         "SELECT c.value, (c.key IS NOT NULL)::integer, s.head_gen"
-                         " FROM (SELECT) AS always LEFT JOIN counterd.counters AS c ON c.key = $3"
-                         " LEFT JOIN counterd.shards AS s ON s.namespace = $1 AND s.shard = $2::bigint",
+    r = postgres_execute(postgres, "SELECT sum(delta) FROM counterd.parked WHERE namespace = $1 AND key = $2",
                          &parameters, &rows, error);
     if (r < 0)
         return r;
-    ret_stored->value = rows_bigint(rows, 0, 0);
-    ret_stored->known = rows_bigint(rows, 0, 1) == 1;
-    snprintf(ret_stored->head_id, sizeof(ret_stored->head_id), "%s", rows_text(rows, 0, 2));
+    *ret_parked = rows_bigint(rows, 0, 0);
     rows_free(rows);
     return 0;
+}
+
+int records_stored(struct postgres *postgres, const struct config *config, const struct plan *plan,
+                   const char *key, struct stored *ret_stored, struct error *error)
+{
+    char values[PATTERN_PLACEHOLDERS_MAX][KEY_LEN_MAX + 1];
+    struct parameters parameters = {0};
+    struct pg_result *rows;
+    const char *sql;
+    int r;
+
+    parameters_text(&parameters, config->namespace);
+    parameters_bigint(&parameters, keyspace_shard(keyspace_hash(span_of(key)), (uint32_t)config->shards));
+    sql = ask_for_key(plan, span_of(key), &parameters, values);
+    r = postgres_execute(postgres, sql, &parameters, &rows, error);
+    if (r == FAILURE_REFUSED) {
+        parameters.len = 2;
+        r = postgres_execute(postgres, stored_nowhere, &parameters, &rows, error);
+    }
+    if (r < 0)
+        return r;
+    *ret_stored = (struct stored){.value = rows_bigint(rows, 0, 0), .known = rows_bigint(rows, 0, 1) == 1};
+    snprintf(ret_stored->head_id, sizeof(ret_stored->head_id), "%s", rows_text(rows, 0, 2));
+    rows_free(rows);
+    return read_parked(postgres, config, key, &ret_stored->parked, error);
 }
 
 int records_ledger(struct postgres *postgres, const struct config *config, const struct shard_state *states,
@@ -212,8 +256,10 @@ int records_history(struct postgres *postgres, const struct config *config, stru
         "SELECT trunc(extract(epoch FROM f.fresh_until) * 1000), trunc(extract(epoch FROM s.applied_at) * "
         "1000),"
         " (r.id IS NOT NULL)::integer, trunc(extract(epoch FROM r.started_at) * 1000),"
-        " trunc(extract(epoch FROM r.finished_at) * 1000), r.keys, r.increments, r.error"
-        " FROM (SELECT max(applied_at) AS applied_at FROM counterd.shards WHERE namespace = $1) AS s"
+        " trunc(extract(epoch FROM r.finished_at) * 1000), r.keys, r.increments, r.error, s.parked,"
+        " s.dropped"
+        " FROM (SELECT max(applied_at) AS applied_at, sum(parked_total) AS parked,"
+        " sum(dropped_total) AS dropped FROM counterd.shards WHERE namespace = $1) AS s"
         " LEFT JOIN counterd.freshness AS f ON f.namespace = $1"
         " LEFT JOIN (SELECT * FROM counterd.runs WHERE namespace = $1 ORDER BY id DESC LIMIT 1) AS r ON true";
     struct parameters parameters = {0};
@@ -232,6 +278,8 @@ int records_history(struct postgres *postgres, const struct config *config, stru
         .finished_ms = rows_bigint(rows, 0, 4),
         .keys = rows_bigint(rows, 0, 5),
         .total = rows_bigint(rows, 0, 6),
+        .parked = rows_bigint(rows, 0, 8),
+        .dropped = rows_bigint(rows, 0, 9),
     };
     snprintf(ret_history->failure, sizeof(ret_history->failure), "%s", rows_text(rows, 0, 7));
     rows_free(rows);

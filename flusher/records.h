@@ -6,7 +6,7 @@
 #define FLUSHER_RECORDS_H
 
 #include "flusher/pending.h"
-#include "flusher/postgres.h"
+#include "flusher/plan.h"
 
 /* Compares the number of shards with the one on record; FAILURE_CONFIG when they differ. Where none is, it
  * and the shards' rows are made if `record`. */
@@ -17,17 +17,19 @@ struct run_record {
     int64_t started_ms, finished_ms;
     int64_t shards; /* flushed without a failure */
     int64_t keys, total, events;
-    int64_t quarantined; /* generations */
-    const char *failure; /* NULL = none */
+    int64_t parked, dropped; /* keys of those */
+    int64_t quarantined;     /* generations */
+    const char *failure;     /* NULL = none */
 };
 
 /* The run, and for each shard with fresh_ms[shard] > 0 that it is fresh until then. */
 MUST_CHECK int records_finish_run(struct postgres *postgres, const struct config *config,
                                   const struct run_record *run, const int64_t *fresh_ms, struct error *error);
 
-/* One snapshot. */
-MUST_CHECK int records_stored(struct postgres *postgres, const struct config *config, const char *key,
-                              struct stored *ret_stored, struct error *error);
+/* The key's row in its target's table and its shard's newest generation, in one snapshot; what is parked of
+ * it, in a later one. */
+MUST_CHECK int records_stored(struct postgres *postgres, const struct config *config, const struct plan *plan,
+                              const char *key, struct stored *ret_stored, struct error *error);
 
 /* Fills one struct per state: what the ledger has of its generations. */
 MUST_CHECK int records_ledger(struct postgres *postgres, const struct config *config,
@@ -42,6 +44,8 @@ struct history {
     bool has_run;       /* and if so the last one: */
     int64_t started_ms, finished_ms;
     int64_t keys, total;
+    int64_t parked;                /* the sum of what waits in counterd.parked */
+    int64_t dropped;               /* of all that was ever dropped */
     char failure[RUN_ERROR_BYTES]; /* "" = none */
 };
 

@@ -9,6 +9,7 @@
 
 #include "flusher/whole.h"
 #include "lib/log.h"
+#include "lib/targets.h"
 
 #define BAR_CHARS  40
 #define TIME_BYTES 32
@@ -136,6 +137,8 @@ void report_flush(enum report_style style, const struct report_flush *flush)
         whole_field("rows_per_s", flush->keys * 1000 / elapsed_ms),
         whole_field("shards", flush->shards),
         whole_field("shards_failed", flush->shards_failed),
+        whole_field("parked", flush->parked),
+        whole_field("dropped", flush->dropped),
         whole_field("quarantined", flush->quarantined),
         ms_field("seconds", flush->elapsed_ms),
         /* As text it has been logged. */
@@ -145,17 +148,42 @@ void report_flush(enum report_style style, const struct report_flush *flush)
     print(style, print_line, fields, ARRAY_LEN(fields));
 }
 
-void report_dry_run(enum report_style style, const struct config *config, const struct pending *pending)
+void report_dry_run(enum report_style style, const struct config *config, const struct pending *pending,
+                    const struct preview *previews)
 {
-    struct field fields[] = {
+    const struct targets *targets = config->targets;
+    struct field sums[] = {
         text_field("event", "dry_run"),
         whole_field("keys", pending->open_keys + pending->sealed_keys),
         whole_field("increments", whole_add(pending->open_total, pending->sealed_total)),
         whole_field("events", pending->events),
         whole_field("shards", config->shards),
     };
+    cJSON *object = make_object(sums, ARRAY_LEN(sums)), *rows = cJSON_AddArrayToObject(object, "targets");
 
-    print(style, print_line, fields, ARRAY_LEN(fields));
+    for (size_t i = 0; i <= targets->len; i++) {
+        const struct target *target = i < targets->len ? &targets->items[i] : NULL;
+        struct field fields[] = {
+            text_field("target", target ? target->match : NULL),
+            text_field("table", target ? target->table : NULL),
+            whole_field("keys", previews[i].keys),
+            whole_field("increments", previews[i].total),
+        };
+        if (!target && previews[i].keys == 0)
+            break;
+        if (style == REPORT_TEXT) {
+            printf("event=dry_run_target ");
+            print_line(fields, ARRAY_LEN(fields));
+        } else {
+            cJSON_AddItemToArray(rows, make_object(fields, ARRAY_LEN(fields)));
+        }
+    }
+    if (style == REPORT_TEXT) {
+        print_line(sums, ARRAY_LEN(sums));
+        cJSON_Delete(object);
+    } else {
+        print_object(object);
+    }
 }
 
 void report_migrate(enum report_style style, size_t version, size_t done)
@@ -170,19 +198,18 @@ void report_migrate(enum report_style style, size_t version, size_t done)
 }
 
 void report_key(enum report_style style, const char *key, const struct stored *stored,
-                const struct key_pending *pending, bool went_back)
+                const struct key_pending *pending, const char *note)
 {
     bool known = stored->known || pending->known;
-    const char *note = known ? NULL : "no such key: nothing is stored or pending for it";
+    const char *unknown = known ? NULL : "no such key: nothing is stored or pending for it";
     struct field fields[] = {
         text_field("key", key),
         whole_field("value", whole_add(stored->value, pending->delta)),
         whole_field("stored", stored->value),
         whole_field("pending", pending->delta),
+        whole_field("parked", stored->parked),
         flag_field("known", known),
-        text_field("note", went_back ? "Redis has gone back in time or was emptied: what is pending is known "
-                                       "after the next flush"
-                                     : note),
+        text_field("note", note ? note : unknown),
     };
 
     print(style, print_line, fields, ARRAY_LEN(fields));
@@ -246,6 +273,8 @@ void report_status(enum report_style style, const struct config *config, const s
         ms_if(postgres, "stuck_seconds", view->overview.stuck_ms),
         whole_if(postgres, "quarantined", view->overview.quarantined),
         whole_if(postgres && view->overview.parked >= 0, "parked_rows", view->overview.parked),
+        whole_if(postgres, "parked_increments", history->parked),
+        whole_if(postgres, "dropped_increments", history->dropped),
         text_field("fresh_until", spell_time(history->fresh_ms, fresh)),
         text_field("last_flush", spell_time(history->applied_ms, applied)),
         text_field("last_run", spell_time(history->started_ms, started)),
@@ -259,7 +288,7 @@ void report_status(enum report_style style, const struct config *config, const s
     print(style, print_list, fields, ARRAY_LEN(fields));
 }
 
-#define AUDIT_FIELDS 11
+#define AUDIT_FIELDS 12
 
 /* `shard` is below 0 for the total. */
 static size_t describe_audit(const struct shard_audit *audit, enum audit_verdict verdict, int64_t shard,
@@ -277,6 +306,7 @@ static size_t describe_audit(const struct shard_audit *audit, enum audit_verdict
     ret_fields[len++] = whole_field("open", audit->open);
     ret_fields[len++] = whole_field("sealed", audit->sealed);
     ret_fields[len++] = whole_field("parked", audit->parked);
+    ret_fields[len++] = whole_field("dropped", audit->dropped);
     ret_fields[len++] = whole_field("quarantined", audit->quarantined);
     ret_fields[len++] = whole_field("difference", audit->difference);
     ret_fields[len++] = text_field("where", audit->where[0] ? audit->where : NULL);
@@ -489,6 +519,65 @@ void report_decisions(enum report_style style, const char *what, const struct de
         cJSON_Delete(object);
     else
         print_object(object);
+}
+
+#define PARKED_FIELDS 9
+
+static void describe_parked(const struct parked_row *row, char bucket[TIME_BYTES], char at[TIME_BYTES],
+                            struct field ret_fields[PARKED_FIELDS])
+{
+    ret_fields[0] = whole_field("id", row->id);
+    ret_fields[1] = text_field("key", row->key);
+    ret_fields[2] = whole_field("increments", row->delta);
+    ret_fields[3] = text_field("target", row->target[0] ? row->target : NULL);
+    ret_fields[4] = text_field("reason", row->reason);
+    ret_fields[5] = whole_field("shard", row->shard);
+    ret_fields[6] = text_field("bucket", spell_time(row->bucket * 1000, bucket));
+    ret_fields[7] = text_field("parked_at", spell_time(row->parked_ms, at));
+    ret_fields[8] = text_field("detail", row->detail[0] ? row->detail : NULL);
+}
+
+void report_parked(enum report_style style, const struct parked_list *list)
+{
+    struct field sums[] = {
+        text_field("event", "parked"),
+        whole_field("rows", list->rows),
+        whole_field("increments", list->total),
+        whole_field("shown", (int64_t)list->len),
+    };
+    cJSON *object = make_object(sums, ARRAY_LEN(sums)), *rows = cJSON_AddArrayToObject(object, "parked");
+
+    for (size_t i = 0; i < list->len; i++) {
+        char bucket[TIME_BYTES], at[TIME_BYTES];
+        struct field fields[PARKED_FIELDS];
+        describe_parked(&list->items[i], bucket, at, fields);
+        if (style == REPORT_TEXT)
+            print_line(fields, ARRAY_LEN(fields));
+        else
+            cJSON_AddItemToArray(rows, make_object(fields, ARRAY_LEN(fields)));
+    }
+    if (style == REPORT_TEXT) {
+        print_line(sums, ARRAY_LEN(sums));
+        cJSON_Delete(object);
+    } else {
+        print_object(object);
+    }
+}
+
+void report_parked_result(enum report_style style, const char *verb, const struct parked_result *result)
+{
+    struct field fields[] = {
+        text_field("event", "parked"),
+        text_field("done", verb),
+        whole_field("applied_rows", result->applied_rows),
+        whole_field("applied_increments", result->applied),
+        whole_field("dropped_rows", result->dropped_rows),
+        whole_field("dropped_increments", result->dropped),
+        whole_field("still_parked_rows", result->refused_rows),
+        whole_field("still_parked_increments", result->refused),
+    };
+
+    print(style, print_line, fields, ARRAY_LEN(fields));
 }
 
 bool report_has_terminal(void)

@@ -6,7 +6,9 @@
 #include "flusher/audit.h"
 #include "flusher/daemon.h"
 #include "flusher/overview.h"
+#include "flusher/parked.h"
 #include "flusher/pending.h"
+#include "flusher/preview.h"
 #include "flusher/quarantine.h"
 #include "flusher/records.h"
 #include "lib/config.h"
@@ -19,21 +21,23 @@ enum report_style {
 struct report_flush {
     int64_t keys, increments, events;
     int64_t shards, shards_failed;
-    int64_t quarantined; /* generations */
+    int64_t parked, dropped; /* keys of those */
+    int64_t quarantined;     /* generations */
     int64_t elapsed_ms;
     const char *failure; /* NULL = none */
 };
 
 void report_flush(enum report_style style, const struct report_flush *flush);
 
-/* What a run would flush now. */
-void report_dry_run(enum report_style style, const struct config *config, const struct pending *pending);
+/* What a run would flush now; `previews` as preview_read() fills them. */
+void report_dry_run(enum report_style style, const struct config *config, const struct pending *pending,
+                    const struct preview *previews);
 
 void report_migrate(enum report_style style, size_t version, size_t done);
 
-/* With `went_back`, what is pending is not known. */
+/* With a note, what is pending is not known for certain; NULL = it is. */
 void report_key(enum report_style style, const char *key, const struct stored *stored,
-                const struct key_pending *pending, bool went_back);
+                const struct key_pending *pending, const char *note);
 
 /* What nobody could tell is null. */
 void report_status(enum report_style style, const struct config *config, const struct overview_view *view);
@@ -53,6 +57,11 @@ void report_quarantine(enum report_style style, const struct quarantine_list *li
 /* `what` was done: "applied" or "dropped". */
 void report_decisions(enum report_style style, const char *what, const struct decision *decisions,
                       size_t len);
+
+void report_parked(enum report_style style, const struct parked_list *list);
+
+/* `verb`: "retry" or "drop". */
+void report_parked_result(enum report_style style, const char *verb, const struct parked_result *result);
 
 /* Whether somebody watches stderr. */
 bool report_has_terminal(void);

@@ -42,6 +42,7 @@ struct cargo {
     int64_t keys, total;      /* what it holds */
     enum verdict verdict;
     struct entry entry;           /* of what this flusher applied */
+    struct tally tally;           /* what became of it, as far as it is not in counterd.counters */
     bool quarantined;             /* by this flusher */
     struct correction correction; /* for its release */
     struct reset reset;           /* VERDICT_MIXED, unless it was set aside; owned */
@@ -55,6 +56,10 @@ enum commit_outcome {
 struct sink {
     void *context;
 
+    /* What the updates need that can't be made inside of a transaction; before the first begin(). */
+    int (*prepare)(void *context, const struct cargo *cargo, const struct updates *updates,
+                   struct error *error);
+
     /* Begins a transaction and locks the rows of the cargo's shards (ascending, each once), connecting first
      * where there is no connection. Fills in each one's standing, and its vector with what each of the
      * generation's writers has applied, in their order; 0 = nothing. */
@@ -64,8 +69,9 @@ struct sink {
     int (*record)(void *context, const struct cargo *cargo, size_t cargo_len, struct error *error);
 
     /* The vectors moved to the generations' batches, and the updates of all of them, in order. A delta of
-     * zero makes a row too: the key was seen. */
-    int (*apply)(void *context, const struct cargo *cargo, size_t cargo_len, const struct updates *updates,
+     * zero makes a row too: the key was seen. What the tables do not take is parked or dropped, which is told
+     * in each one's tally. */
+    int (*apply)(void *context, struct cargo *cargo, size_t cargo_len, const struct updates *updates,
                  struct error *error);
 
     /* Keeps the generation whole for an operator, in place of record() and apply(). It is alone in the

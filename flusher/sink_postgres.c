@@ -4,11 +4,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "flusher/deliver.h"
 #include "flusher/failure.h"
+#include "lib/member.h"
 
-/* Keys per statement: large enough that the round trip vanishes, small enough that one statement stays short
- * and its parameters small. */
-#define CHUNK_KEYS 10000
+#define DAY_S          INT64_C(86400)
+#define DAYS_KNOWN_MAX 64
 
 /* What is sent as arrays; memory kept. */
 enum column {
@@ -25,16 +26,14 @@ enum column {
     EVENTS_CORRECTIONS,
     OPENED,
     SEALED,
-    LAST_APPENDS,
     BATCH_SHARDS, /* of their batches, from here on */
     BATCH_IDS,
     BATCH_PREV_IDS,
     BATCH_WRITERS,
     BATCH_LOWS,
     BATCH_HIGHS,
-    UPDATE_KEYS, /* of a chunk of the updates, from here on */
+    UPDATE_KEYS, /* of the updates, from here on */
     UPDATE_DELTAS,
-    UPDATE_CARGO,
     COLUMN_COUNT
 };
 
@@ -50,7 +49,6 @@ static enum pgarray_type type_of(enum column column)
         return PGARRAY_TEXT;
     case OPENED:
     case SEALED:
-    case LAST_APPENDS:
         return PGARRAY_TIMESTAMPTZ;
     default:
         return PGARRAY_BIGINT;
@@ -61,27 +59,38 @@ struct sink_postgres {
     struct postgres *postgres;
     const char *namespace;
     const char *left_out; /* what the writers begin with that get no row in the vector; "" = none */
+    const struct plan *plan;
+    struct applier *applier;
+    int64_t days[DAYS_KNOWN_MAX]; /* that have a partition of counterd.rollups, or get none */
+    size_t days_len;
     struct pgarray columns[COLUMN_COUNT];
 };
 
-int sink_postgres_new(struct postgres *postgres, const struct config *config, struct sink_postgres **ret_sink,
-                      struct error *error)
+int sink_postgres_new(struct postgres *postgres, const struct config *config, const struct plan *plan,
+                      struct sink_postgres **ret_sink, struct error *error)
 {
     struct sink_postgres *sink = calloc(1, sizeof(*sink));
+    int r;
 
     if (!sink)
         return error_set(error, -ENOMEM, "out of memory");
     sink->postgres = postgres;
+    sink->plan = plan;
     sink->namespace = config->namespace;
     sink->left_out = config->idempotency.vector ? "" : TOKEN_WRITER;
-    *ret_sink = sink;
-    return 0;
+    r = applier_new(postgres, plan, &sink->applier, error);
+    if (r < 0)
+        sink_postgres_free(sink);
+    else
+        *ret_sink = sink;
+    return r;
 }
 
 void sink_postgres_free(struct sink_postgres *sink)
 {
     if (!sink)
         return;
+    applier_free(sink->applier);
     for (int i = 0; i < COLUMN_COUNT; i++)
         pgarray_done(&sink->columns[i]);
     free(sink);
@@ -222,6 +231,58 @@ static int read_ledger(struct sink_postgres *sink, struct cargo *cargo, size_t c
     return 0;
 }
 
+/* --- days --- */
+
+static bool is_known(const struct sink_postgres *sink, int64_t day)
+{
+    for (size_t i = sink->days_len; i > 0; i--)
+        if (sink->days[i - 1] == day)
+            return true;
+    return false;
+}
+
+static bool rolls_up_by_day(const struct plan *plan, struct span key)
+{
+    const struct planned *planned = plan_find(plan, key);
+
+    for (size_t i = 0; planned && i < planned->target->rollups_len; i++)
+        if (planned->rollups[i].by_day)
+            return true;
+    return false;
+}
+
+static int make_day(struct sink_postgres *sink, int64_t unix_s, struct error *error)
+{
+    int r = deliver_day(sink->postgres, sink->plan, unix_s, error);
+
+    if (r < 0)
+        return r;
+    if (sink->days_len == ARRAY_LEN(sink->days))
+        sink->days_len = 0;
+    sink->days[sink->days_len++] = unix_s / DAY_S;
+    return 0;
+}
+
+/* A partition of counterd.rollups for each day that an update is of. */
+static int prepare(void *context, const struct cargo *cargo, const struct updates *updates,
+                   struct error *error)
+{
+    struct sink_postgres *sink = context;
+    int r = 0;
+
+    for (size_t i = 0; r == 0 && sink->plan->has_days && i < updates->len; i++) {
+        int64_t bucket;
+        struct span key = member_split(updates_key(updates, i), &bucket);
+        if (bucket == 0)
+            bucket = cargo[updates->items[i].cargo].generation.last_append_ms / 1000;
+        if (!is_known(sink, bucket / DAY_S) && rolls_up_by_day(sink->plan, key))
+            r = make_day(sink, bucket, error);
+    }
+    return r;
+}
+
+/* --- the transaction --- */
+
 static int begin(void *context, struct cargo *cargo, size_t cargo_len, struct error *error)
 {
     struct sink_postgres *sink = context;
@@ -316,61 +377,36 @@ static int move_vectors(struct sink_postgres *sink, struct error *error)
     return postgres_execute(sink->postgres, sql, &parameters, NULL, error);
 }
 
-/* One version of each row per flush. In the order of the array, because that is the order of the keys. The
- * times are their generation's. */
-static int update_counters(struct sink_postgres *sink, struct error *error)
-{
-    static const char sql[] = "INSERT INTO counterd.counters AS c (key, value, first_seen, last_seen)"
-                              " SELECT key, delta, ($1::timestamptz[])[cargo], ($2::timestamptz[])[cargo]"
-                              " FROM unnest($3::text[], $4::bigint[], $5::bigint[]) WITH ORDINALITY AS u "
-                              "(key, delta, cargo, number)"
-                              " ORDER BY number"
-                              " ON CONFLICT (key) DO UPDATE SET value = c.value + EXCLUDED.value,"
-                              " last_seen = GREATEST(c.last_seen, EXCLUDED.last_seen)";
-    struct parameters parameters = {0};
-
-    parameters_array(&parameters, &sink->columns[OPENED]);
-    parameters_array(&parameters, &sink->columns[LAST_APPENDS]);
-    add_columns(&parameters, sink, UPDATE_KEYS, UPDATE_CARGO);
-    return postgres_execute(sink->postgres, sql, &parameters, NULL, error);
-}
-
-static int build_updates(struct sink_postgres *sink, const struct updates *updates, size_t from, size_t count,
-                         struct error *error)
-{
-    begin_columns(sink, UPDATE_KEYS, UPDATE_CARGO, count);
-    for (size_t i = from; i < from + count; i++) {
-        pgarray_add_text(&sink->columns[UPDATE_KEYS], updates_key(updates, i));
-        add_bigint(sink, UPDATE_DELTAS, updates->items[i].delta);
-        add_bigint(sink, UPDATE_CARGO, (int64_t)updates->items[i].cargo + 1);
-    }
-    return end_columns(sink, UPDATE_KEYS, UPDATE_CARGO, error);
-}
-
-static int apply_chunk(struct sink_postgres *sink, const struct updates *updates, size_t from,
-                       struct error *error)
-{
-    size_t left = updates->len - from;
-    int r = build_updates(sink, updates, from, left < CHUNK_KEYS ? left : CHUNK_KEYS, error);
-
-    return r < 0 ? r : update_counters(sink, error);
-}
-
-static int apply(void *context, const struct cargo *cargo, size_t cargo_len, const struct updates *updates,
+static int apply(void *context, struct cargo *cargo, size_t cargo_len, const struct updates *updates,
                  struct error *error)
 {
     struct sink_postgres *sink = context;
-    int r;
+    struct origin *origins = calloc(cargo_len, sizeof(*origins));
+    int r = origins ? move_vectors(sink, error) : error_set(error, -ENOMEM, "out of memory");
 
-    begin_columns(sink, LAST_APPENDS, LAST_APPENDS, cargo_len);
-    for (size_t i = 0; i < cargo_len; i++)
-        pgarray_add_timestamptz(&sink->columns[LAST_APPENDS], cargo[i].generation.last_append_ms);
-    r = end_columns(sink, LAST_APPENDS, LAST_APPENDS, error);
+    for (size_t i = 0; r == 0 && i < cargo_len; i++) {
+        const struct generation *generation = &cargo[i].generation;
+        origins[i] = (struct origin){.shard = cargo[i].shard,
+                                     .gen = generation->id,
+                                     .opened_ms = generation->opened_ms,
+                                     .seen_ms = generation->last_append_ms};
+    }
     if (r == 0)
-        r = move_vectors(sink, error);
-    for (size_t from = 0; r == 0 && from < updates->len; from += CHUNK_KEYS)
-        r = apply_chunk(sink, updates, from, error);
+        r = deliver(sink->postgres, sink->namespace, sink->applier, updates, origins, cargo_len, error);
+    for (size_t i = 0; r == 0 && i < cargo_len; i++)
+        cargo[i].tally = origins[i].tally;
+    free(origins);
     return r;
+}
+
+static int build_updates(struct sink_postgres *sink, const struct updates *updates, struct error *error)
+{
+    begin_columns(sink, UPDATE_KEYS, UPDATE_DELTAS, updates->len);
+    for (size_t i = 0; i < updates->len; i++) {
+        pgarray_add_text(&sink->columns[UPDATE_KEYS], updates_key(updates, i));
+        add_bigint(sink, UPDATE_DELTAS, updates->items[i].delta);
+    }
+    return end_columns(sink, UPDATE_KEYS, UPDATE_DELTAS, error);
 }
 
 static int quarantine(void *context, const struct cargo *cargo, const struct updates *updates,
@@ -391,7 +427,7 @@ static int quarantine(void *context, const struct cargo *cargo, const struct upd
     struct sink_postgres *sink = context;
     const struct generation *generation = &cargo->generation;
     struct parameters parameters = {0};
-    int r = build_updates(sink, updates, 0, updates->len, error);
+    int r = build_updates(sink, updates, error);
 
     if (r < 0)
         return r;
@@ -473,5 +509,5 @@ static void rollback(void *context)
 
 struct sink sink_postgres_seam(struct sink_postgres *sink)
 {
-    return (struct sink){sink, begin, record, apply, quarantine, stand, commit, rollback};
+    return (struct sink){sink, prepare, begin, record, apply, quarantine, stand, commit, rollback};
 }

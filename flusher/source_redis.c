@@ -9,6 +9,8 @@
 #include "flusher/whole.h"
 #include "lib/id.h"
 #include "lib/log.h"
+#include "lib/member.h"
+#include "lib/targets.h"
 
 /* Members per read: a page holds Redis for a few milliseconds at most. */
 #define PAGE_MEMBERS  5000
@@ -184,14 +186,15 @@ static int refuse_member(struct span member, struct span score, struct error *er
 static int take_page(const struct redisReply *page, struct updates *updates, struct error *error)
 {
     for (size_t i = 0; i + 1 < reply_len(page); i += 2) {
-        struct span key, score;
-        int64_t delta;
-        if (!reply_text(page, i, &key) || !reply_text(page, i + 1, &score))
+        struct span member, key, score;
+        int64_t delta, bucket;
+        if (!reply_text(page, i, &member) || !reply_text(page, i + 1, &score))
             return reply_misunderstood("read", error);
+        key = member_split(member, &bucket);
         if (!whole_parse(score, &delta) || delta > SCORE_MAX || delta < -SCORE_MAX || key.len == 0 ||
             key.len > KEY_LEN_MAX || memchr(key.ptr, ' ', key.len) || memchr(key.ptr, '\0', key.len))
-            return refuse_member(key, score, error);
-        if (updates_add(updates, key, delta) < 0)
+            return refuse_member(member, score, error);
+        if (updates_add(updates, member, delta) < 0)
             return error_set(error, -ENOMEM,
                              "out of memory at %zu keys of one shard; more shards make it less",
                              updates->len);
@@ -522,22 +525,48 @@ int source_redis_check_shards(struct source_redis *source, bool record, struct e
     return r;
 }
 
+/* Looking through this many members of a set holds Redis for a few milliseconds. */
+#define PEEK_MEMBERS "4000"
+
+#define GLOB_LEN_MAX (2 * KEY_LEN_MAX + 2)
+
+/* "key *", with a backslash before what Redis would take for a pattern. */
+static size_t write_glob(struct span key, char glob[GLOB_LEN_MAX])
+{
+    size_t len = 0;
+
+    for (size_t i = 0; i < key.len; i++) {
+        if (strchr("*?[]^\\", key.ptr[i]))
+            glob[len++] = '\\';
+        glob[len++] = key.ptr[i];
+    }
+    glob[len++] = ' ';
+    glob[len++] = '*';
+    return len;
+}
+
 int source_redis_peek(struct source_redis *source, struct span key, struct peek *ret_peek,
                       struct error *error)
 {
     uint32_t shard = keyspace_shard(keyspace_hash(key), (uint32_t)source->config->shards);
+    bool in_buckets = source->config->targets->bucket_s > 0;
+    char glob[GLOB_LEN_MAX];
+    int64_t whole = 0;
     struct peek peek;
     struct redisReply *reply;
-    int r = run_script(source, SCRIPT_PEEK, shard, &key, 1, &reply, error);
+    struct span args[] = {key, {glob, in_buckets ? write_glob(key, glob) : 0}, span_of(PEEK_MEMBERS)};
+    int r = run_script(source, SCRIPT_PEEK, shard, args, ARRAY_LEN(args), &reply, error);
 
     if (r < 0)
         return r;
     peek.in_open = !reply_text_is(reply, 0, "");
     peek.in_sealed = !reply_text_is(reply, 1, "");
     if (!reply_whole(reply, 0, &peek.open) || !reply_whole(reply, 1, &peek.sealed) ||
-        !take_id(reply, 2, peek.sealed_id) || !take_id(reply, 3, peek.prev_id))
+        !take_id(reply, 2, peek.sealed_id) || !take_id(reply, 3, peek.prev_id) ||
+        !reply_whole(reply, 4, &whole))
         r = reply_misunderstood("peek", error);
-    else
+    peek.whole = whole == 1;
+    if (r == 0)
         *ret_peek = peek;
     reply_free(reply);
     return r;

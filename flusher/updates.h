@@ -24,6 +24,13 @@ struct updates {
     size_t bytes_len, bytes_size;
 };
 
+/* What became of the updates of one generation that are not in counterd.counters; keys and sums. */
+struct tally {
+    int64_t parked_keys, parked;
+    int64_t dropped_keys, dropped;
+    int64_t elsewhere; /* the sum of what is in other tables */
+};
+
 void updates_done(struct updates *updates);
 
 /* Empties it and keeps the memory. What is added next is of generation number 0. */

@@ -39,6 +39,8 @@ static const struct config_key keys[] = {
     {"postgres.url", CONFIG_TEXT, AT(postgres.url), "postgresql:///counters", 1, 4095, false, ""},
     {"postgres.password_file", CONFIG_TEXT, AT(postgres.password_file), "", 0, 4095, false, ""},
     {"flush.jobs", CONFIG_INTEGER, AT(flush.jobs), "2", 1, 64, false, ""},
+    {"flush.keys_per_transaction", CONFIG_INTEGER, AT(flush.keys_per_transaction), "250000", 1, 10000000,
+     false, ""},
     {"targets", CONFIG_TARGETS, AT(targets), DEFAULT_TARGETS, 0, 0, true, ""},
     {"fanout", CONFIG_FANOUT, AT(targets), "[]", 0, 0, true, ""},
 };

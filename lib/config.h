@@ -54,6 +54,7 @@ struct config {
     } postgres;
     struct {
         int64_t jobs;
+        int64_t keys_per_transaction;
     } flush;
     struct targets *targets; /* with a reference; lib/targets.h */
     struct lane lanes[LANES_MAX];

@@ -92,7 +92,7 @@ class EveryStep(harness.Case):
         for n in range(1, 6):
             counterd.send_udp([f"key.{key}:1|c" for key in range(30)])
             counterd.settle(30 * n)
-            proxy.cut(is_sql("commit"))
+            proxy.cut(is_sql("commit\0"))
             done = self.flush(config=config, code=None)
             self.assertIn(done.code, (harness.EXIT_OK, harness.EXIT_UNAVAILABLE, harness.EXIT_TEMPFAIL), done)
             self.assertEqual(proxy.times, 0, "no COMMIT was seen")
@@ -127,7 +127,7 @@ class EveryStep(harness.Case):
         steps = [(*redis, is_step(script)) for script in ("seal", "read", "release")]
         steps += [(postgres, through_postgres, is_sql(sql)) for sql in (
             "begin", "for update", "insert into counterd.ledger", "insert into counterd.writers",
-            "insert into counterd.counters", "commit")]
+            "insert into counterd.counters", "commit\0")]
         rounds = 0
         for proxy, config, when in steps:
             for before in (True, False):

@@ -139,7 +139,7 @@ class Living(RollbackCase):
         postgres = harness.Proxy(directory / ".s.PGSQL.5432", self.postgres.directory / ".s.PGSQL.5432")
         through = self.write_config("through.json", shards=1, redis={"url": f"unix://{redis.path}?db=0"}, postgres={
             "url": self.postgres.url(self.database, directory=directory)})
-        steps = [(postgres, is_sql("insert into counterd.quarantine")), (postgres, is_sql("commit")),
+        steps = [(postgres, is_sql("insert into counterd.quarantine")), (postgres, is_sql("commit\0")),
                  (redis, is_script("reset")), (redis, is_script("release"))]
         for proxy, when in steps:
             for before in (True, False):

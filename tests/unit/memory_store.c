@@ -300,6 +300,16 @@ static struct standing standing_of(const struct memory_postgres *postgres,
     };
 }
 
+static int prepare(void *context, const struct cargo *cargo, const struct updates *updates,
+                   struct error *error)
+{
+    (void)context;
+    (void)cargo;
+    (void)updates;
+    (void)error;
+    return 0;
+}
+
 static int begin(void *context, struct cargo *cargo, size_t cargo_len, struct error *error)
 {
     struct memory_flusher *flusher = context;
@@ -375,7 +385,7 @@ static int record(void *context, const struct cargo *cargo, size_t cargo_len, st
     return leave(flusher, fault, 0, error);
 }
 
-static int apply(void *context, const struct cargo *cargo, size_t cargo_len, const struct updates *updates,
+static int apply(void *context, struct cargo *cargo, size_t cargo_len, const struct updates *updates,
                  struct error *error)
 {
     struct memory_flusher *flusher = context;
@@ -473,5 +483,5 @@ static void rollback(void *context)
 
 struct sink memory_sink(struct memory_flusher *flusher)
 {
-    return (struct sink){flusher, begin, record, apply, quarantine, stand, commit, rollback};
+    return (struct sink){flusher, prepare, begin, record, apply, quarantine, stand, commit, rollback};
 }

@@ -37,8 +37,26 @@ static void must_judge(const struct shard_holdings *redis, const struct shard_bo
     ck_assert_int_eq(audit.difference, difference);
     ck_assert_int_eq(verdict == AUDIT_BALANCED, audit.where[0] == '\0');
     if (verdict <= AUDIT_LATE)
-        ck_assert_int_eq(audit.accepted, audit.applied + audit.open + audit.sealed + audit.quarantined);
+        ck_assert_int_eq(audit.accepted, audit.applied + audit.open + audit.sealed + audit.parked +
+                                             audit.dropped + audit.quarantined);
 }
+
+START_TEST(what_is_parked_or_dropped_is_not_applied)
+{
+    struct shard_books postgres = books;
+    struct shard_audit audit;
+
+    postgres.parked_total = postgres.parked_rows_total = 20;
+    postgres.dropped_total = 3;
+    must_judge(&holdings, &postgres, AUDIT_BALANCED, 0);
+    audit = audit_shard(&holdings, &postgres);
+    ck_assert_int_eq(audit.applied, 77);
+    postgres.parked_rows_total = 15;
+    must_judge(&holdings, &postgres, AUDIT_LOST, 5);
+    postgres.parked_rows_total = 21;
+    must_judge(&holdings, &postgres, AUDIT_DOUBLED, -1);
+}
+END_TEST
 
 START_TEST(balances_at_any_moment_of_a_flush)
 {
@@ -192,6 +210,7 @@ int main(void)
     int failed;
 
     suite_add_tcase(suite, tests);
+    tcase_add_test(tests, what_is_parked_or_dropped_is_not_applied);
     tcase_add_test(tests, balances_at_any_moment_of_a_flush);
     tcase_add_test(tests, stands_on_the_totals_where_a_set_was_too_large);
     tcase_add_test(tests, finds_what_contradicts);

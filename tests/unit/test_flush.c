@@ -67,7 +67,7 @@ static int run_flusher(struct memory_flusher *flusher, struct flush_result *resu
 {
     struct source source = memory_source(flusher);
     struct sink sink = memory_sink(flusher);
-    struct flush flush = {.source = &source, .sink = &sink};
+    struct flush flush = {.source = &source, .sink = &sink, .gather_keys = 250000};
     struct error error;
     int r = flush_shard(&flush, 0, result, &error);
 
@@ -310,7 +310,7 @@ static int run_gathering(struct memory_flusher *flusher, struct flush_result *re
 {
     struct source source = memory_source(flusher);
     struct sink sink = memory_sink(flusher);
-    struct flush flush = {.source = &source, .sink = &sink};
+    struct flush flush = {.source = &source, .sink = &sink, .gather_keys = 250000};
     struct flush_result one;
     struct error error;
     bool gathered[MEMORY_SHARDS] = {false}, alone[MEMORY_SHARDS] = {false};
@@ -414,7 +414,7 @@ static enum memory_fault overlap_several(void *context, struct memory_flusher *f
         struct memory_flusher second = {.store = flusher->store, .shards = MEMORY_SHARDS};
         struct source source = memory_source(&second);
         struct sink sink = memory_sink(&second);
-        struct flush flush = {.source = &source, .sink = &sink};
+        struct flush flush = {.source = &source, .sink = &sink, .gather_keys = 250000};
         struct flush_result result;
         struct error error;
         for (uint32_t i = 0; i < MEMORY_SHARDS; i++) {

@@ -422,15 +422,9 @@ struct idempotent *idempotent_new(struct event_base *base, const struct config *
     stats_init(&idempotent->parsed);
     idempotent->ingest = ingest_new(&idempotent->parsed);
     /* One more than may be, so that the one too many is seen, and counts nowhere else. */
-<<<<<<< HEAD
-    idempotent->lines = table_new(config_shards(config), ONCE_KEYS_MAX + 1);
-    idempotent->table = table_new(config_shards(config), ONCE_KEYS_MAX + 1);
-    idempotent->store = store_new(base, config, ONCE_KEYS_MAX, &callbacks);
-=======
     idempotent->lines = table_new(config_shards(config), ONCE_KEYS_MAX + 1);
     idempotent->table = table_new(config_shards(config), ONCE_KEYS_MAX + 1);
     idempotent->store = store_new(base, config, &callbacks);
->>>>>>> main
     if (!idempotent->ingest || !idempotent->lines || !idempotent->table || !idempotent->store) {
         idempotent_free(idempotent);
         return NULL;

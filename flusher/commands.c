@@ -52,7 +52,7 @@ static void session_close(struct session *session)
 
 static int session_plan(struct session *session, struct error *error)
 {
-    return plan_make(session->postgres, session->config->targets, &session->plan, error);
+    return plan_make(session->postgres, session->config, &session->plan, error);
 }
 
 /* Whether the schema and the number of shards are what they have to be. With `record`, a namespace that
@@ -150,7 +150,8 @@ static int finish_run(struct session *session, const struct jobs_result *result,
 /* A run that can't see to the partitions flushes all the same: those of the next days are there by now. */
 static void keep_partitions(struct session *session)
 {
-    struct partitions_options options = {session->config->targets, "", clock_unix_ms() / 1000};
+    struct partitions_options options = {session->config->targets, session->config->lane,
+                                         clock_unix_ms() / 1000};
     struct partitions_kept kept;
     struct error error;
 
@@ -186,7 +187,8 @@ static void write_metrics(struct session *session, struct run_metrics *metrics)
 
 static int flush_all(struct session *session, struct run_metrics *metrics, struct error *error)
 {
-    bool watched = session->options->style == REPORT_TEXT && report_has_terminal();
+    bool watched =
+        session->options->style == REPORT_TEXT && !session->options->among_lanes && report_has_terminal();
     struct jobs_options jobs = {session->config,
                                 session->plan,
                                 session->postgres,
@@ -297,8 +299,8 @@ int command_run(const struct config *config, const struct command_options *optio
     sigprocmask(SIG_BLOCK, &signals, NULL);
     for (;;) {
         int64_t next_ms = clock_monotonic_ms() + options->every_ms;
-        /* Whatever else goes wrong may be better in the next round. */
-        if (run_once(config, options) == EX_CONFIG)
+        /* Whatever else goes wrong may be better in the next round; and other lanes go on in any case. */
+        if (run_once(config, options) == EX_CONFIG && !options->among_lanes)
             return EX_CONFIG;
         if (!sleep_until(next_ms))
             return EX_OK;

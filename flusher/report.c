@@ -81,11 +81,21 @@ static cJSON *make_object(const struct field *fields, size_t len)
     return object;
 }
 
+static const char *shown_namespace;
+
+void report_set_namespace(const char *namespace)
+{
+    shown_namespace = namespace;
+}
+
 /* Takes the object. */
 static void print_object(cJSON *object)
 {
-    char *text = cJSON_PrintUnformatted(object);
+    char *text;
 
+    if (shown_namespace && !cJSON_HasObjectItem(object, "namespace"))
+        cJSON_AddStringToObject(object, "namespace", shown_namespace);
+    text = cJSON_PrintUnformatted(object);
     puts(text ? text : "{}");
     free(text);
     cJSON_Delete(object);
@@ -104,6 +114,8 @@ static void print_line(const struct field *fields, size_t len)
     for (size_t i = 0; i < len; i++)
         if (fields[i].type != FIELD_TEXT || fields[i].text)
             printf("%s%s=%s", i > 0 ? " " : "", fields[i].name, spell(&fields[i], buf));
+    if (shown_namespace)
+        printf(" namespace=%s", shown_namespace);
     putchar('\n');
 }
 
@@ -169,8 +181,8 @@ void report_dry_run(enum report_style style, const struct config *config, const 
             whole_field("keys", previews[i].keys),
             whole_field("increments", previews[i].total),
         };
-        if (!target && previews[i].keys == 0)
-            break;
+        if ((!target || target->lane != config->lane) && previews[i].keys == 0)
+            continue;
         if (style == REPORT_TEXT) {
             printf("event=dry_run_target ");
             print_line(fields, ARRAY_LEN(fields));
@@ -254,6 +266,17 @@ static const char *note_status(const struct overview_view *view)
     return view->overview.parked > 0 ? "deltas are parked; see 'flusher parked list'" : NULL;
 }
 
+/* By which people know a lane: the address of its database may hold a password. */
+static const char *first_match(const struct config *config)
+{
+    const struct targets *targets = config->targets;
+
+    for (size_t i = 0; i < targets->len; i++)
+        if (targets->items[i].lane == config->lane)
+            return targets->items[i].match;
+    return NULL;
+}
+
 void report_status(enum report_style style, const struct config *config, const struct overview_view *view)
 {
     const struct pending *pending = &view->overview.pending;
@@ -283,9 +306,11 @@ void report_status(enum report_style style, const struct config *config, const s
         whole_if(run, "last_run_increments", history->total),
         text_field("last_run_outcome", run ? history->failure[0] ? history->failure : "ok" : NULL),
         text_field("note", note_status(view)),
+        text_field("target", first_match(config)),
     };
 
-    print(style, print_list, fields, ARRAY_LEN(fields));
+    /* Only among several it says something. */
+    print(style, print_list, fields, ARRAY_LEN(fields) - (config->lanes_len == 1));
 }
 
 #define AUDIT_FIELDS 12

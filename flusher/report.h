@@ -27,6 +27,10 @@ struct report_flush {
     const char *failure; /* NULL = none */
 };
 
+/* From now on all that is printed names this namespace, as that of others is printed too. Borrowed; NULL =
+ * nothing does. */
+void report_set_namespace(const char *namespace);
+
 void report_flush(enum report_style style, const struct report_flush *flush);
 
 /* What a run would flush now; `previews` as preview_read() fills them. */

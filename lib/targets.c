@@ -61,6 +61,13 @@ const struct target *targets_find(const struct targets *targets, struct span key
     return NULL;
 }
 
+const struct target *targets_find_in(const struct targets *targets, size_t lane, struct span key)
+{
+    const struct target *target = targets_find(targets, key);
+
+    return target && target->lane == lane ? target : NULL;
+}
+
 int64_t bucket_divisor(int64_t a, int64_t b)
 {
     while (b != 0) {

@@ -78,6 +78,10 @@ void targets_unref(struct targets *targets);
 /* The target that the key counts in; NULL when none matches. */
 const struct target *targets_find(const struct targets *targets, struct span key);
 
+/* The same as far as it is of the lane: a key that is in another one's shards got there by other rules, and
+ * has no target there. */
+const struct target *targets_find_in(const struct targets *targets, size_t lane, struct span key);
+
 /* Where an event of a key counts. */
 struct route {
     uint32_t lane;

@@ -13,7 +13,10 @@
 
 #include "counterd/http.h"
 #include "counterd/link.h"
+#include "counterd/replay.h"
+#include "counterd/systemd.h"
 #include "counterd/version.h"
+#include "counterd/worker.h"
 #include "lib/clock.h"
 #include "lib/log.h"
 #include "lib/targets.h"
@@ -32,9 +35,14 @@ struct daemon {
     int done_fd;
     struct listener http_listener;
     struct increments *increments; /* NULL without HTTP */
+    struct reader *reader;
     struct http *http;
+    int spool_directory;   /* -1 without a spool */
+    struct replay *replay; /* NULL when nothing was left to be sent */
     struct event *signals[3];
     struct event *done;
+    struct event *watchdog; /* NULL when nobody asks for it */
+    struct systemd_sockets sockets;
     struct status_view view;
 };
 
@@ -61,7 +69,12 @@ static void log_listening(const struct listener *listener, int64_t asked)
     }
     log_event(LOG_LEVEL_INFO, "listening", "kind=%s address=%s buffer_bytes=%" PRId64, kind, listener->name,
               listener->buffer_bytes);
-    if (listener->buffer_bytes < asked)
+    if (listener->buffer_bytes < asked && listener->inherited)
+        log_event(LOG_LEVEL_WARN, "buffer_clamped",
+                  "kind=%s address=%s asked_bytes=%" PRId64 " got_bytes=%" PRId64
+                  " hint=\"ReceiveBuffer= in the socket unit\"",
+                  kind, listener->name, asked, listener->buffer_bytes);
+    else if (listener->buffer_bytes < asked)
         log_event(LOG_LEVEL_WARN, "buffer_clamped",
                   "kind=%s address=%s asked_bytes=%" PRId64 " got_bytes=%" PRId64
                   " hint=\"sysctl -w net.core.rmem_max=%" PRId64 "\"",
@@ -90,6 +103,26 @@ static int check_free(const struct listener_options *options, struct error *erro
     return r;
 }
 
+/* Opens it, or takes the one that the service manager has opened. Several workers read one inherited socket,
+ * if the manager has not opened one for each (ReusePort=). */
+static int open_listener(struct daemon *daemon, const struct listener_options *options, bool is_sibling,
+                         struct listener *listener, struct error *error)
+{
+    bool copied;
+    int fd = systemd_take_socket(&daemon->sockets, options, is_sibling, &copied);
+
+    if (fd >= 0) {
+        listener_inherit(listener, options, fd, copied);
+        return 0;
+    }
+    if (options->shared && !is_sibling) {
+        int r = check_free(options, error);
+        if (r < 0)
+            return r;
+    }
+    return listener_open(listener, options, error);
+}
+
 static int open_list(struct daemon *daemon, const struct opening *opening, size_t worker,
                      struct listener *listeners, size_t *len, const struct listener *siblings,
                      struct error *error)
@@ -103,13 +136,10 @@ static int open_list(struct daemon *daemon, const struct opening *opening, size_
             .shared = daemon->workers_len > 1 && !opening->first_only,
             .sharing = (uint32_t)worker + 1,
         };
-        int r = 0;
+        int r;
         if (opening->first_only && worker > 0)
             continue;
-        if (options.shared && !siblings)
-            r = check_free(&options, error);
-        if (r == 0)
-            r = listener_open(&listeners[*len], &options, error);
+        r = open_listener(daemon, &options, siblings != NULL, &listeners[*len], error);
         if (r < 0)
             return r;
         if (worker == 0)
@@ -128,7 +158,8 @@ static int open_worker(struct daemon *daemon, size_t worker, struct error *error
         {&config->listen.tcp, LISTENER_TCP, false},
         {&config->listen.local, LISTENER_UNIX, true},
     };
-    struct worker_options options = {.config = config, .done_fd = daemon->done_fd};
+    struct worker_options options = {
+        .config = config, .spool_directory = daemon->spool_directory, .done_fd = daemon->done_fd};
     const struct listener *siblings = NULL;
     size_t siblings_len;
     int r = 0;
@@ -173,18 +204,22 @@ static void on_increments_done(void *context)
 static int open_http(struct daemon *daemon, struct error *error)
 {
     struct listener_options options = {.kind = LISTENER_TCP, .address = daemon->config->listen.http};
-    struct http_options http = {daemon->base, &daemon->http_listener, &daemon->view, NULL};
+    struct http_options http = {
+        .base = daemon->base, .listener = &daemon->http_listener, .view = &daemon->view};
     int r;
 
     if (options.address[0] == '\0')
         return 0;
-    r = listener_open(&daemon->http_listener, &options, error);
+    r = open_listener(daemon, &options, false, &daemon->http_listener, error);
     if (r < 0)
         return error_prefix(error, r, "'listen.http'");
     log_event(LOG_LEVEL_INFO, "listening", "kind=http address=%s", daemon->http_listener.name);
-    daemon->increments = increments_new(daemon->base, daemon->config, daemon, on_increments_done);
+    daemon->increments =
+        increments_new(daemon->base, daemon->config, daemon->spool_directory, daemon, on_increments_done);
+    daemon->reader = reader_new(daemon->base, daemon->config);
     http.increments = daemon->increments;
-    if (daemon->increments)
+    http.reader = daemon->reader;
+    if (daemon->increments && daemon->reader)
         daemon->http = http_new(&http);
     return daemon->http ? 0 : error_set(error, -ENOMEM, "out of memory");
 }
@@ -202,6 +237,53 @@ static int check_redis(const struct daemon *daemon, struct error *error)
     return 0;
 }
 
+static int open_spool(struct daemon *daemon, struct error *error)
+{
+    const struct config *config = daemon->config;
+
+    if (config->spool_dir[0] == '\0')
+        return 0;
+    return spool_directory_open(config->spool_dir, config->namespace, &daemon->spool_directory, error);
+}
+
+static bool carry_fractions(void *context, const struct record *record)
+{
+    struct daemon *daemon = context;
+    struct span key;
+    int64_t micros;
+    size_t at = 0;
+
+    while (batch_next_entry(&record->batch, &at, &key, &micros))
+        worker_carry(daemon->workers[0], key, micros);
+    return true;
+}
+
+/* What earlier processes have left, once it is sure that this one will run. */
+static int take_over_spool(struct daemon *daemon, struct error *error)
+{
+    const struct config *config = daemon->config;
+    struct replay_options options = {daemon->base, config, daemon->spool_directory, {.len = 0}};
+    struct spool_options spool = {.directory = daemon->spool_directory,
+                                  .namespace = config->namespace,
+                                  .shards = config_shards(config),
+                                  .lanes = config_lanes_id(config)};
+    struct spool_finder finder = {daemon, carry_fractions};
+    int r;
+
+    if (daemon->spool_directory < 0)
+        return 0;
+    r = spool_list(&spool, &options.writers, error);
+    if (r == 0)
+        r = spool_take_fractions(options.directory, spool.shards, &finder, error);
+    if (r < 0 || options.writers.len == 0)
+        return r;
+    daemon->replay = replay_new(&options);
+    if (!daemon->replay)
+        return error_set(error, -ENOMEM, "out of memory");
+    daemon->view.stats[daemon->view.stats_len++] = replay_stats(daemon->replay);
+    return 0;
+}
+
 static void on_stop(evutil_socket_t fd, short events, void *data)
 {
     struct daemon *daemon = data;
@@ -211,22 +293,20 @@ static void on_stop(evutil_socket_t fd, short events, void *data)
         return;
     daemon->view.stopping = true;
     log_event(LOG_LEVEL_INFO, "stopping", "signal=%d", (int)fd);
+    systemd_notify("STOPPING=1\nSTATUS=storing what is left");
     for (size_t i = 0; i < daemon->workers_len; i++)
         worker_shut(daemon->workers[i]);
     if (daemon->increments)
         increments_stop(daemon->increments);
 }
 
-static void on_reload(evutil_socket_t fd, short events, void *data)
+static void reload(struct daemon *daemon)
 {
-    struct daemon *daemon = data;
     struct pipeline_limits limits;
     struct config *config;
     struct error error;
     char names[512];
 
-    (void)fd;
-    (void)events;
     if (config_load(daemon->path, &config, &error) < 0) {
         log_error(LOG_LEVEL_ERROR, "reload_refused", &error);
         log_event(LOG_LEVEL_WARN, "reload_refused", "hint=\"the configuration stays as it was\"");
@@ -256,6 +336,43 @@ static void on_reload(evutil_socket_t fd, short events, void *data)
               limits.targets->fanouts_len);
 }
 
+static void on_reload(evutil_socket_t fd, short events, void *data)
+{
+    (void)fd;
+    (void)events;
+    systemd_notify("RELOADING=1");
+    reload(data);
+    systemd_notify("READY=1");
+}
+
+/* Only when every worker's loop turns; while they stop, they end one by one. */
+static void on_watchdog(evutil_socket_t fd, short events, void *data)
+{
+    struct daemon *daemon = data;
+    bool alive = true;
+
+    (void)fd;
+    (void)events;
+    for (size_t i = 0; i < daemon->workers_len; i++)
+        alive = worker_is_alive(daemon->workers[i]) && alive;
+    if (alive || daemon->view.stopping)
+        systemd_notify("WATCHDOG=1");
+}
+
+/* Asked three times in its interval, so that a slow turn is not taken for a dead one. */
+static int feed_watchdog(struct daemon *daemon, struct error *error)
+{
+    int64_t ms = systemd_watchdog_ms() / 3;
+    struct timeval interval = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000};
+
+    if (ms == 0)
+        return 0;
+    daemon->watchdog = event_new(daemon->base, -1, EV_PERSIST, on_watchdog, daemon);
+    if (!daemon->watchdog || event_add(daemon->watchdog, &interval) < 0)
+        return error_set(error, -ENOMEM, "out of memory");
+    return 0;
+}
+
 static void on_worker_done(evutil_socket_t fd, short events, void *data)
 {
     struct daemon *daemon = data;
@@ -280,6 +397,8 @@ static int watch_signals(struct daemon *daemon, struct error *error)
     } watched[] = {{SIGTERM, on_stop}, {SIGINT, on_stop}, {SIGHUP, on_reload}};
 
     signal(SIGPIPE, SIG_IGN);
+    /* A limit on files is an error of the write, and told. */
+    signal(SIGXFSZ, SIG_IGN);
     for (size_t i = 0; i < ARRAY_LEN(watched); i++) {
         daemon->signals[i] = evsignal_new(daemon->base, watched[i].number, watched[i].callback, daemon);
         if (!daemon->signals[i] || event_add(daemon->signals[i], NULL) < 0)
@@ -315,35 +434,61 @@ static int start(struct daemon *daemon, struct error *error)
         .config = daemon->config,
         .workers = daemon->workers,
         .workers_len = daemon->workers_len,
-        .stats = calloc(daemon->workers_len + 1, sizeof(struct stats *)),
+        /* Beside the workers' those of increments and of the replay. */
+        .stats = calloc(daemon->workers_len + 2, sizeof(struct stats *)),
         .started_ms = clock_monotonic_ms(),
+        .started_unix_ms = clock_unix_ms(),
     };
     if (!daemon->base || daemon->done_fd < 0 || !daemon->workers || !daemon->view.stats)
         return error_set(error, -ENOMEM, "out of memory");
     raise_file_limit();
+    systemd_find_sockets(&daemon->sockets);
     r = watch_signals(daemon, error);
+    if (r == 0)
+        r = open_spool(daemon, error);
     for (size_t i = 0; i < daemon->workers_len && r == 0; i++)
         r = open_worker(daemon, i, error);
     if (r == 0)
         r = open_http(daemon, error);
     if (r == 0)
         r = check_redis(daemon, error);
-    for (size_t i = 0; i < daemon->workers_len && r == 0; i++) {
+    if (r < 0)
+        return r;
+    for (size_t i = 0; i < daemon->workers_len; i++)
         daemon->view.stats[daemon->view.stats_len++] = worker_stats(daemon->workers[i]);
-        r = worker_start(daemon->workers[i], error);
+    if (daemon->increments) {
+        daemon->view.posts = increments_stats(daemon->increments);
+        daemon->view.http_listener = &daemon->http_listener;
+        daemon->view.stats[daemon->view.stats_len++] = daemon->view.posts;
     }
-    if (daemon->increments)
-        daemon->view.stats[daemon->view.stats_len++] = increments_stats(daemon->increments);
     daemon->counting = daemon->view.stats_len;
     daemon->open = daemon->workers_len;
-    return r;
+    r = take_over_spool(daemon, error);
+    for (size_t i = 0; i < daemon->workers_len && r == 0; i++)
+        r = worker_start(daemon->workers[i], error);
+    systemd_tell_unused(&daemon->sockets);
+    return r == 0 ? feed_watchdog(daemon, error) : r;
 }
 
 static void add_rest(struct pipeline_rest *sum, struct pipeline_rest rest)
 {
+    sum->spooled += rest.spooled;
     sum->events += rest.events;
     sum->fraction_keys += rest.fraction_keys;
     sum->fraction_micros += rest.fraction_micros;
+}
+
+static uint64_t kernel_dropped(const struct daemon *daemon)
+{
+    uint64_t dropped = 0;
+
+    for (size_t i = 0; i < daemon->workers_len; i++) {
+        size_t len;
+        const struct listener *listeners = worker_listeners(daemon->workers[i], &len);
+        for (size_t j = 0; j < len; j++)
+            dropped += counter_get(&listeners[j].dropped);
+    }
+    return dropped;
 }
 
 /* Says what became of everything; returns the exit code. */
@@ -356,10 +501,15 @@ static int report_end(struct daemon *daemon)
         add_rest(&rest, worker_take_rest(daemon->workers[i]));
     if (daemon->increments)
         add_rest(&rest, increments_take_rest(daemon->increments));
-    log_event(LOG_LEVEL_INFO, "stopped", "lines=%" PRIu64 " accepted=%" PRIu64 " appended=%" PRIu64,
+    log_event(LOG_LEVEL_INFO, "stopped",
+              "lines=%" PRIu64 " accepted=%" PRIu64 " appended=%" PRIu64 " kernel_dropped=%" PRIu64,
               status_sum(view, offsetof(struct stats, lines)),
               status_sum(view, offsetof(struct stats, accepted)),
-              status_sum(view, offsetof(struct stats, appended)));
+              status_sum(view, offsetof(struct stats, appended)), kernel_dropped(daemon));
+    if (rest.spooled > 0)
+        log_event(LOG_LEVEL_WARN, "increments_spooled",
+                  "increments=%" PRIu64 " hint=\"they wait in 'spool_dir' for the next start\"",
+                  rest.spooled);
     if (rest.events > 0)
         log_event(LOG_LEVEL_ERROR, "increments_dropped",
                   "increments=%" PRIu64 " hint=\"Redis did not take them before the end\"", rest.events);
@@ -375,8 +525,10 @@ static int report_end(struct daemon *daemon)
 
 static void done(struct daemon *daemon)
 {
+    reader_free(daemon->reader);
     http_free(daemon->http);
     increments_free(daemon->increments);
+    replay_free(daemon->replay);
     for (size_t i = 0; daemon->workers && i < daemon->workers_len; i++)
         worker_free(daemon->workers[i]);
     free(daemon->workers);
@@ -386,16 +538,21 @@ static void done(struct daemon *daemon)
             event_free(daemon->signals[i]);
     if (daemon->done)
         event_free(daemon->done);
+    if (daemon->watchdog)
+        event_free(daemon->watchdog);
     if (daemon->base)
         event_base_free(daemon->base);
     if (daemon->done_fd >= 0)
         close(daemon->done_fd);
+    if (daemon->spool_directory >= 0)
+        close(daemon->spool_directory);
     config_free(daemon->config);
 }
 
 int daemon_run(struct config *config, const char *path)
 {
-    struct daemon daemon = {.config = config, .path = path, .done_fd = -1, .http_listener = {.fd = -1}};
+    struct daemon daemon = {
+        .config = config, .path = path, .done_fd = -1, .http_listener = {.fd = -1}, .spool_directory = -1};
     struct error error;
     int code;
     int r = start(&daemon, &error);
@@ -406,6 +563,7 @@ int daemon_run(struct config *config, const char *path)
     } else {
         log_event(LOG_LEVEL_INFO, "ready", "version=%s namespace=%s workers=%zu", COUNTERD_VERSION,
                   config->namespace, daemon.workers_len);
+        systemd_notify("READY=1\nSTATUS=counting");
         event_base_dispatch(daemon.base);
         /* Answers of the last moment are on their way out. */
         event_base_loop(daemon.base, EVLOOP_NONBLOCK);

@@ -2,32 +2,24 @@
 
 #include "lib/member.h"
 
-static uint64_t hash_of(const struct targets *targets, const struct table *made, uint32_t lane,
-                        struct span key)
-{
-    uint64_t hash = keyspace_hash(key);
-    uint32_t shards = table_shards(made);
-
-    return shard_hash(hash, targets_shard(targets, lane, hash, shards), shards);
-}
-
 /* What a rule made of the source, which has this bucket or 0: `item` with its key still to be set. */
 static void add_made(const struct targets *targets, struct table *made, struct span key, int64_t bucket,
                      struct table_item *item, struct fanout_losses *losses)
 {
     struct route route = targets_route(targets, key);
+    uint32_t shards = table_shards(made);
     char member[MEMBER_LEN_MAX];
     enum table_result result;
 
     bucket = route.bucket_s > 0 ? bucket - bucket % route.bucket_s : 0;
     item->key = (struct span){member, member_write(key, bucket, member)};
-    item->hash = member_hash(hash_of(targets, made, route.lane, key), bucket, table_shards(made));
+    item->hash = member_hash(targets_hash(targets, route.lane, keyspace_hash(key), shards), bucket, shards);
     result = table_add(made, item);
     if (result == TABLE_OK)
         return;
     if (result == TABLE_FULL) {
         item->key = span_of(OVERFLOW_KEY);
-        item->hash = hash_of(targets, made, 0, item->key);
+        item->hash = targets_hash(targets, 0, keyspace_hash(item->key), shards);
         result = table_add(made, item);
     }
     if (result == TABLE_OK)

@@ -1,67 +1,312 @@
 #include "counterd/http.h"
 
+#include <errno.h>
 #include <event2/buffer.h>
 #include <event2/event.h>
 #include <event2/http.h>
+#include <event2/keyvalq_struct.h>
 #include <stdlib.h>
+
+#include "counterd/listener.h"
+#include "counterd/metrics.h"
+#include "counterd/page.h"
+#include "lib/targets.h"
+#include "lib/text.h"
 
 #define TIMEOUT_S        10
 #define HEADER_BYTES_MAX 8192
+
+/* What is told of Redis is no older, unless Redis does not answer. */
+#define LOOK_AGE_MS 2000
+
+#define TOP_DEFAULT 10
 
 struct http {
     struct evhttp *server;
     struct http_options options;
 };
 
-static void reply(struct evhttp_request *request, int code, const char *reason, const char *type,
-                  const char *text)
+/* A request that waits for the reader. */
+struct visit {
+    struct http *http;
+    struct evhttp_request *request; /* NULL: the client has gone */
+    void (*answer)(struct http *http, struct evhttp_request *request, const struct figures *figures);
+    char key[KEY_LEN_MAX + 1];
+};
+
+static void add_header(struct evhttp_request *request, const char *name, const char *value)
+{
+    evhttp_add_header(evhttp_request_get_output_headers(request), name, value);
+}
+
+static void reply(struct evhttp_request *request, int code, const char *type, const char *text)
 {
     struct evbuffer *body = evbuffer_new();
 
     if (body)
         evbuffer_add(body, text, strlen(text));
-    evhttp_add_header(evhttp_request_get_output_headers(request), "Content-Type", type);
-    evhttp_add_header(evhttp_request_get_output_headers(request), "Cache-Control", "no-store");
-    evhttp_send_reply(request, code, reason, body);
+    add_header(request, "Content-Type", type);
+    add_header(request, "Cache-Control", "no-store");
+    add_header(request, "X-Content-Type-Options", "nosniff");
+    evhttp_send_reply(request, code, NULL, body);
     if (body)
         evbuffer_free(body);
 }
+
+/* Takes the text; NULL: there was no memory for it. */
+static void reply_made(struct evhttp_request *request, int code, const char *type, char *text)
+{
+    if (text)
+        reply(request, code, type, text);
+    else
+        reply(request, HTTP_INTERNAL, "text/plain", "out of memory\n");
+    free(text);
+}
+
+static void reply_error(struct evhttp_request *request, int code, const char *text)
+{
+    reply_made(request, code, "application/json", status_error_json(text));
+}
+
+static bool is_get(struct evhttp_request *request)
+{
+    enum evhttp_cmd_type command = evhttp_request_get_command(request);
+
+    if (command == EVHTTP_REQ_GET || command == EVHTTP_REQ_HEAD)
+        return true;
+    add_header(request, "Allow", "GET, HEAD");
+    reply(request, HTTP_BADMETHOD, "text/plain", "only GET here\n");
+    return false;
+}
+
+/* --- what needs nobody else --- */
 
 static void on_health(struct evhttp_request *request, void *data)
 {
     (void)data;
-    reply(request, HTTP_OK, "OK", "text/plain", "alive\n");
+    if (is_get(request))
+        reply(request, HTTP_OK, "text/plain", "alive\n");
 }
+
+static void on_page(struct evhttp_request *request, void *data)
+{
+    (void)data;
+    if (!is_get(request))
+        return;
+    add_header(request, "Content-Security-Policy", page_policy);
+    add_header(request, "Referrer-Policy", "no-referrer");
+    reply(request, HTTP_OK, "text/html; charset=utf-8", page_html);
+}
+
+/* --- the figures --- */
 
 static void on_ready(struct evhttp_request *request, void *data)
 {
-    struct http *http = data;
+    const struct http *http = data;
+    const struct reader_look unknown = {0};
     struct evbuffer *body;
-    const char *why;
+    struct figures figures;
+    struct health health;
 
-    if (status_ready(http->options.view, &why)) {
-        reply(request, HTTP_OK, "OK", "text/plain", "ready\n");
+    if (!is_get(request))
+        return;
+    /* What is pending makes no difference here, and a load balancer must not wait. */
+    figures_take(http->options.view, &unknown, NULL, &figures);
+    health_judge(&figures, &health);
+    if (health.ready) {
+        reply(request, HTTP_OK, "text/plain", "ready\n");
         return;
     }
     body = evbuffer_new();
-    evhttp_add_header(evhttp_request_get_output_headers(request), "Content-Type", "text/plain");
+    add_header(request, "Content-Type", "text/plain");
+    add_header(request, "Cache-Control", "no-store");
     if (body)
-        evbuffer_add_printf(body, "not ready: %s\n", why);
-    evhttp_send_reply(request, HTTP_SERVUNAVAIL, "Service Unavailable", body);
+        evbuffer_add_printf(body, "not ready: %s\n", health_reason(&health));
+    evhttp_send_reply(request, HTTP_SERVUNAVAIL, NULL, body);
     if (body)
         evbuffer_free(body);
 }
 
+/* The value of a parameter; NULL when it is not there. To be freed with free(). */
+static char *parameter(const struct evhttp_request *request, const char *name)
+{
+    const char *query = evhttp_uri_get_query(evhttp_request_get_evhttp_uri(request));
+    struct evkeyvalq parameters;
+    const char *found;
+    char *value = NULL;
+
+    if (!query || evhttp_parse_query_str(query, &parameters) < 0)
+        return NULL;
+    found = evhttp_find_header(&parameters, name);
+    if (found)
+        value = strdup(found);
+    evhttp_clear_headers(&parameters);
+    return value;
+}
+
+static bool wants_recent(const struct evhttp_request *request)
+{
+    const char *query = evhttp_uri_get_query(evhttp_request_get_evhttp_uri(request));
+
+    return query && strcmp(query, "recent") == 0;
+}
+
+static void answer_status(struct http *http, struct evhttp_request *request, const struct figures *figures)
+{
+    struct health health;
+
+    health_judge(figures, &health);
+    reply_made(request, HTTP_OK, "application/json",
+               status_json(http->options.view, figures, &health, wants_recent(request)));
+}
+
+static void answer_metrics(struct http *http, struct evhttp_request *request, const struct figures *figures)
+{
+    const char *accept = evhttp_find_header(evhttp_request_get_input_headers(request), "Accept");
+    enum metrics_format format = metrics_choose(accept);
+    struct health health;
+
+    (void)http;
+    health_judge(figures, &health);
+    reply_made(request, HTTP_OK, metrics_content_type(format), metrics_text(figures, &health, format));
+}
+
+/* --- visits --- */
+
+static void on_gone(struct evhttp_connection *connection, void *data)
+{
+    struct visit *visit = data;
+
+    (void)connection;
+    visit->request = NULL;
+}
+
+/* NULL when out of memory; then it has been answered. */
+static struct visit *visit_new(struct http *http, struct evhttp_request *request)
+{
+    struct visit *visit = calloc(1, sizeof(*visit));
+
+    if (!visit) {
+        reply(request, HTTP_INTERNAL, "text/plain", "out of memory\n");
+        return NULL;
+    }
+    visit->http = http;
+    visit->request = request;
+    evhttp_connection_set_closecb(evhttp_request_get_connection(request), on_gone, visit);
+    return visit;
+}
+
+/* Ends it, and gives the request that is to be answered now; NULL when nobody is left to be answered. */
+static struct evhttp_request *visit_end(struct visit *visit)
+{
+    struct evhttp_request *request = visit->request;
+
+    if (request)
+        evhttp_connection_set_closecb(evhttp_request_get_connection(request), NULL, NULL);
+    free(visit);
+    return request;
+}
+
+static void on_look(void *context, const struct reader_look *look, const char *error)
+{
+    struct visit *visit = context;
+    struct http *http = visit->http;
+    void (*answer)(struct http *, struct evhttp_request *, const struct figures *) = visit->answer;
+    struct evhttp_request *request = visit_end(visit);
+    struct figures figures;
+
+    if (!request)
+        return;
+    figures_take(http->options.view, look, error, &figures);
+    answer(http, request, &figures);
+}
+
+static void look(struct http *http, struct evhttp_request *request,
+                 void (*answer)(struct http *, struct evhttp_request *, const struct figures *))
+{
+    struct visit *visit = is_get(request) ? visit_new(http, request) : NULL;
+
+    if (!visit)
+        return;
+    visit->answer = answer;
+    reader_ask_look(http->options.reader, LOOK_AGE_MS, on_look, visit);
+}
+
 static void on_status(struct evhttp_request *request, void *data)
 {
-    struct http *http = data;
-    char *text = status_json(http->options.view);
+    look(data, request, answer_status);
+}
 
-    if (text)
-        reply(request, HTTP_OK, "OK", "application/json", text);
-    else
-        reply(request, HTTP_INTERNAL, "Internal Server Error", "text/plain", "out of memory\n");
+static void on_metrics(struct evhttp_request *request, void *data)
+{
+    look(data, request, answer_metrics);
+}
+
+static void on_top_keys(void *context, const struct reader_top_key *keys, size_t len, const char *error)
+{
+    struct evhttp_request *request = visit_end(context);
+
+    if (request && error)
+        reply_error(request, HTTP_SERVUNAVAIL, error);
+    else if (request)
+        reply_made(request, HTTP_OK, "application/json", status_top_json(keys, len));
+}
+
+static void on_top(struct evhttp_request *request, void *data)
+{
+    struct http *http = data;
+    char *text = parameter(request, "n"), *end = NULL;
+    long n = text ? strtol(text, &end, 10) : TOP_DEFAULT;
+    bool valid = !text || (end != text && *end == '\0' && n >= 1 && n <= READER_TOP_MAX);
+    struct visit *visit;
+
     free(text);
+    if (!is_get(request))
+        return;
+    if (!valid) {
+        reply_error(request, HTTP_BADREQUEST, "'n' is how many keys, from 1 to 100");
+        return;
+    }
+    visit = visit_new(http, request);
+    if (visit)
+        reader_ask_top(http->options.reader, (size_t)n, on_top_keys, visit);
+}
+
+static void on_pending(void *context, const struct reader_pending *pending, const char *error)
+{
+    struct visit *visit = context;
+    char key[KEY_LEN_MAX + 1];
+    struct evhttp_request *request;
+
+    memcpy(key, visit->key, sizeof(key));
+    request = visit_end(visit);
+    if (request && error)
+        reply_error(request, HTTP_SERVUNAVAIL, error);
+    else if (request)
+        reply_made(request, HTTP_OK, "application/json", status_pending_json(key, pending));
+}
+
+static bool is_key(struct span key)
+{
+    return key.len >= 1 && key.len <= KEY_LEN_MAX && !text_has_forbidden(key) && text_is_utf8(key);
+}
+
+/* `escaped`: as in the path; a key's slashes may stand there as they are. */
+static void ask_counter(struct http *http, struct evhttp_request *request, const char *escaped)
+{
+    size_t len = 0;
+    char *key = evhttp_uridecode(escaped, 0, &len);
+    struct visit *visit = NULL;
+
+    if (!key || !is_key((struct span){key, len}))
+        reply_error(request, HTTP_BADREQUEST, "not a key; it has 1 to 255 bytes, and no blank, ':' or '|'");
+    else
+        visit = visit_new(http, request);
+    if (visit) {
+        memcpy(visit->key, key, len);
+        reader_ask_pending(http->options.reader, (struct span){key, len}, on_pending, visit);
+    }
+    free(key);
 }
 
 static void on_increments(struct evhttp_request *request, void *data)
@@ -69,18 +314,48 @@ static void on_increments(struct evhttp_request *request, void *data)
     struct http *http = data;
 
     if (evhttp_request_get_command(request) != EVHTTP_REQ_POST) {
-        evhttp_add_header(evhttp_request_get_output_headers(request), "Allow", "POST");
-        reply(request, HTTP_BADMETHOD, "Method Not Allowed", "text/plain", "POST lines here\n");
+        add_header(request, "Allow", "POST");
+        reply(request, HTTP_BADMETHOD, "text/plain", "POST lines here\n");
         return;
     }
     increments_post(http->options.increments, request);
 }
 
+/* Paths of which only the beginning is known, and all others. */
 static void on_other(struct evhttp_request *request, void *data)
 {
-    (void)data;
-    reply(request, HTTP_NOTFOUND, "Not Found", "text/plain",
-          "not found; try /healthz, /readyz, /v1/status or POST /v1/increments\n");
+    static const char counters[] = "/v1/counters/";
+    const char *path = evhttp_uri_get_path(evhttp_request_get_evhttp_uri(request));
+
+    if (!path || strncmp(path, counters, strlen(counters)) != 0)
+        reply(request, HTTP_NOTFOUND, "text/plain",
+              "not found; there are /, /healthz, /readyz, /metrics, /v1/status, /v1/counters/KEY, /v1/top "
+              "and POST "
+              "/v1/increments\n");
+    else if (is_get(request))
+        ask_counter(data, request, path + strlen(counters));
+}
+
+static bool set_routes(struct http *http)
+{
+    static const struct {
+        const char *path;
+        void (*callback)(struct evhttp_request *request, void *data);
+    } routes[] = {
+        {"/", on_page},
+        {"/healthz", on_health},
+        {"/readyz", on_ready},
+        {"/metrics", on_metrics},
+        {"/v1/status", on_status},
+        {"/v1/top", on_top},
+        {"/v1/increments", on_increments},
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(routes); i++)
+        if (evhttp_set_cb(http->server, routes[i].path, routes[i].callback, http) < 0)
+            return false;
+    evhttp_set_gencb(http->server, on_other, http);
+    return true;
 }
 
 struct http *http_new(const struct http_options *options)
@@ -91,15 +366,10 @@ struct http *http_new(const struct http_options *options)
         return NULL;
     http->options = *options;
     http->server = evhttp_new(options->base);
-    if (!http->server || evhttp_set_cb(http->server, "/healthz", on_health, http) < 0 ||
-        evhttp_set_cb(http->server, "/readyz", on_ready, http) < 0 ||
-        evhttp_set_cb(http->server, "/v1/status", on_status, http) < 0 ||
-        evhttp_set_cb(http->server, "/v1/increments", on_increments, http) < 0 ||
-        evhttp_accept_socket(http->server, options->listener->fd) < 0) {
+    if (!http->server || !set_routes(http) || evhttp_accept_socket(http->server, options->listener->fd) < 0) {
         http_free(http);
         return NULL;
     }
-    evhttp_set_gencb(http->server, on_other, http);
     evhttp_set_allowed_methods(http->server, EVHTTP_REQ_GET | EVHTTP_REQ_HEAD | EVHTTP_REQ_POST);
     evhttp_set_timeout(http->server, TIMEOUT_S);
     evhttp_set_max_headers_size(http->server, HEADER_BYTES_MAX);

@@ -7,6 +7,7 @@
 
 #include "counterd/answer.h"
 #include "counterd/idempotent.h"
+#include "lib/clock.h"
 
 #define WAITING_MAX 1024
 
@@ -149,6 +150,13 @@ static void post_plain(struct increments *increments, struct evhttp_request *req
     pipeline_wait(increments->pipeline, &posting->wait);
 }
 
+static void on_tick(void *context)
+{
+    struct increments *increments = context;
+
+    stats_note_moment(&increments->stats, clock_monotonic_ms());
+}
+
 void increments_post(struct increments *increments, struct evhttp_request *request)
 {
     const char *key = evhttp_find_header(evhttp_request_get_input_headers(request), "Idempotency-Key");
@@ -173,12 +181,16 @@ static void on_one_done(void *context)
         increments->on_done(increments->context);
 }
 
-struct increments *increments_new(struct event_base *base, const struct config *config, void *context,
-                                  void (*on_done)(void *context))
+struct increments *increments_new(struct event_base *base, const struct config *config, int spool_directory,
+                                  void *context, void (*on_done)(void *context))
 {
     struct increments *increments = calloc(1, sizeof(*increments));
-    struct pipeline_options options = {
-        .base = base, .config = config, .on_tick = on_nothing, .on_room = on_nothing, .on_done = on_one_done};
+    struct pipeline_options options = {.base = base,
+                                       .config = config,
+                                       .spool_directory = spool_directory,
+                                       .on_tick = on_tick,
+                                       .on_room = on_nothing,
+                                       .on_done = on_one_done};
 
     if (!increments)
         return NULL;

@@ -15,9 +15,10 @@
 struct evhttp_request;
 struct increments;
 
-/* Keeps all. `on_done` tells that it has stopped. Gives NULL when out of memory. */
-struct increments *increments_new(struct event_base *base, const struct config *config, void *context,
-                                  void (*on_done)(void *context));
+/* Keeps all. `on_done` tells that it has stopped. `spool_directory`: pipeline_options. Gives NULL when out of
+ * memory. */
+struct increments *increments_new(struct event_base *base, const struct config *config, int spool_directory,
+                                  void *context, void (*on_done)(void *context));
 
 /* After the server whose requests it answers: that ends whoever still waits. */
 void increments_free(struct increments *increments);

@@ -71,19 +71,12 @@ void ingest_set_clock(struct ingest *ingest, int64_t (*unix_ms)(void))
     ingest->unix_ms = unix_ms;
 }
 
-static uint64_t hash_of(const struct ingest *ingest, uint32_t lane, uint64_t key_hash)
-{
-    uint32_t shards = table_shards(ingest->table);
-
-    return shard_hash(key_hash, targets_shard(ingest->targets, lane, key_hash, shards), shards);
-}
-
 /* No room for a new key: it counts where all such do, so that totals hold. */
 static enum reject add_to_overflow(struct ingest *ingest, int64_t micros)
 {
     struct table_item item = {.key = span_of(OVERFLOW_KEY), .micros = micros, .events = 1};
 
-    item.hash = hash_of(ingest, 0, keyspace_hash(item.key));
+    item.hash = targets_hash(ingest->targets, 0, keyspace_hash(item.key), table_shards(ingest->table));
     switch (table_add(ingest->table, &item)) {
     case TABLE_OK:
         ingest->overflow++;
@@ -184,7 +177,7 @@ static bool add_route(struct ingest *ingest, struct metric *metric, enum reject 
     struct route route = targets_route(ingest->targets, metric->key);
 
     if (ingest->targets->lanes > 1)
-        metric->hash = hash_of(ingest, route.lane, metric->hash);
+        metric->hash = targets_hash(ingest->targets, route.lane, metric->hash, table_shards(ingest->table));
     return route.bucket_s == 0 || add_bucket(ingest, metric, route.bucket_s, ret_reject);
 }
 

@@ -1,6 +1,7 @@
 #include "counterd/listener.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/sock_diag.h>
 #include <netdb.h>
@@ -161,32 +162,109 @@ static int open_unix(struct listener *listener, const struct listener_options *o
     return 0;
 }
 
-/* As large as asked for where we may (SO_RCVBUFFORCE needs CAP_NET_ADMIN), else as the sysctl allows. */
-static void set_buffer(struct listener *listener, int64_t bytes)
+/* What the kernel holds at most; it doubles what it is given, for its own bookkeeping. */
+static int64_t buffer_bytes(int fd)
 {
-    int wanted = (int)bytes, got = 0;
-    socklen_t len = sizeof(got);
+    int bytes = 0;
+    socklen_t len = sizeof(bytes);
 
-    if (setsockopt(listener->fd, SOL_SOCKET, SO_RCVBUFFORCE, &wanted, sizeof(wanted)) < 0)
-        (void)setsockopt(listener->fd, SOL_SOCKET, SO_RCVBUF, &wanted, sizeof(wanted));
-    (void)getsockopt(listener->fd, SOL_SOCKET, SO_RCVBUF, &got, &len);
-    /* The kernel doubles what it is given, for its own bookkeeping. */
-    listener->buffer_bytes = got / 2;
+    (void)getsockopt(fd, SOL_SOCKET, SO_RCVBUF, &bytes, &len);
+    return bytes / 2;
 }
 
-/* host:port, with the port that the socket really has. */
-static void set_name(struct listener *listener)
+/* As large as asked for where we may (SO_RCVBUFFORCE needs CAP_NET_ADMIN), else as the sysctl allows. An
+ * inherited socket is never made smaller: it may hold more already, and the manager may do what we may not.
+ */
+static void set_buffer(struct listener *listener, int64_t bytes)
+{
+    int wanted = (int)bytes;
+
+    if (!listener->inherited || buffer_bytes(listener->fd) < bytes) {
+        int r = setsockopt(listener->fd, SOL_SOCKET, SO_RCVBUFFORCE, &wanted, sizeof(wanted));
+        if (r < 0 && !listener->inherited)
+            (void)setsockopt(listener->fd, SOL_SOCKET, SO_RCVBUF, &wanted, sizeof(wanted));
+    }
+    listener->buffer_bytes = buffer_bytes(listener->fd);
+}
+
+/* host:port, with the port that the socket really has, or the path. */
+void listener_name(int fd, char ret_name[LISTENER_NAME_BYTES])
 {
     char host[NI_MAXHOST], port[NI_MAXSERV];
-    union any_address address;
+    union any_address address = {.any.sa_family = AF_UNSPEC};
     socklen_t len = sizeof(address);
 
-    if (getsockname(listener->fd, &address.any, &len) < 0 ||
-        getnameinfo(&address.any, len, host, sizeof(host), port, sizeof(port),
-                    NI_NUMERICHOST | NI_NUMERICSERV) != 0)
+    ret_name[0] = '\0';
+    if (getsockname(fd, &address.any, &len) < 0)
         return;
-    snprintf(listener->name, sizeof(listener->name), strchr(host, ':') ? "[%.100s]:%.8s" : "%.100s:%.8s",
-             host, port);
+    if (address.any.sa_family == AF_UNIX)
+        snprintf(ret_name, LISTENER_NAME_BYTES, "%.*s", (int)(len - offsetof(struct sockaddr_un, sun_path)),
+                 address.local.sun_path);
+    else if (getnameinfo(&address.any, len, host, sizeof(host), port, sizeof(port),
+                         NI_NUMERICHOST | NI_NUMERICSERV) == 0)
+        snprintf(ret_name, LISTENER_NAME_BYTES, strchr(host, ':') ? "[%.100s]:%.8s" : "%.100s:%.8s", host,
+                 port);
+}
+
+static bool is_of_kind(int fd, enum listener_kind kind)
+{
+    int type = 0, listening = 0;
+    socklen_t len = sizeof(int);
+
+    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) < 0 ||
+        getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &len) < 0)
+        return false;
+    return kind == LISTENER_TCP ? type == SOCK_STREAM && listening : type == SOCK_DGRAM;
+}
+
+/* "" as a host is every address, in whatever family. */
+static bool is_same_address(const union any_address *a, const union any_address *b, bool every)
+{
+    if (a->any.sa_family == AF_INET6) {
+        bool same = memcmp(&a->v6.sin6_addr, &b->v6.sin6_addr, sizeof(a->v6.sin6_addr)) == 0;
+        if (every)
+            return IN6_IS_ADDR_UNSPECIFIED(&a->v6.sin6_addr);
+        return b->any.sa_family == AF_INET6 && same;
+    }
+    if (every)
+        return a->v4.sin_addr.s_addr == htonl(INADDR_ANY);
+    return b->any.sa_family == AF_INET && a->v4.sin_addr.s_addr == b->v4.sin_addr.s_addr;
+}
+
+bool listener_fits(int fd, const struct listener_options *options)
+{
+    union any_address has = {.any.sa_family = AF_UNSPEC}, wanted;
+    char name[LISTENER_NAME_BYTES];
+    socklen_t len = sizeof(has);
+    struct error error;
+
+    if (!is_of_kind(fd, options->kind) || getsockname(fd, &has.any, &len) < 0)
+        return false;
+    if (options->kind == LISTENER_UNIX) {
+        listener_name(fd, name);
+        return has.any.sa_family == AF_UNIX && strcmp(name, options->address) == 0;
+    }
+    if ((has.any.sa_family != AF_INET && has.any.sa_family != AF_INET6) ||
+        resolve(options, &wanted, &len, &error) < 0)
+        return false;
+    /* The port stands at the same place in both families. */
+    return has.v4.sin_port == wanted.v4.sin_port &&
+           is_same_address(&has, &wanted, options->address[0] == ':');
+}
+
+void listener_inherit(struct listener *listener, const struct listener_options *options, int fd, bool copied)
+{
+    int flags = fcntl(fd, F_GETFL);
+
+    *listener = (struct listener){.kind = options->kind, .fd = fd, .inherited = true};
+    if (flags >= 0)
+        (void)fcntl(fd, F_SETFL, flags | O_NONBLOCK);
+    listener_name(fd, listener->name);
+    if (options->kind != LISTENER_TCP)
+        set_buffer(listener, options->buffer_bytes);
+    (void)listener_read_dropped(listener);
+    counter_set(&listener->dropped, 0);
+    listener->copied = copied;
 }
 
 int listener_open(struct listener *listener, const struct listener_options *options, struct error *error)
@@ -205,7 +283,7 @@ int listener_open(struct listener *listener, const struct listener_options *opti
         return r;
     }
     if (options->kind != LISTENER_UNIX)
-        set_name(listener);
+        listener_name(listener->fd, listener->name);
     if (options->kind != LISTENER_TCP)
         set_buffer(listener, options->buffer_bytes);
     return 0;
@@ -216,6 +294,8 @@ void listener_shut(struct listener *listener)
     union any_address address;
     socklen_t len = sizeof(address);
 
+    if (listener->inherited)
+        return;
     switch (listener->kind) {
     case LISTENER_UDP:
         /* A UDP socket that is connected takes datagrams from its peer alone; connected to itself, from
@@ -235,7 +315,7 @@ void listener_close(struct listener *listener)
 {
     if (listener->fd < 0)
         return;
-    if (listener->kind == LISTENER_UNIX)
+    if (listener->kind == LISTENER_UNIX && !listener->inherited)
         unlink(listener->name);
     close(listener->fd);
     listener->fd = -1;
@@ -249,7 +329,7 @@ uint64_t listener_read_dropped(struct listener *listener)
 
     /* The same count as SO_RXQ_OVFL gives along with datagrams; but it can be read without one, and costs
      * nothing per packet. */
-    if (listener->kind == LISTENER_TCP || listener->fd < 0 ||
+    if (listener->kind == LISTENER_TCP || listener->fd < 0 || listener->copied ||
         getsockopt(listener->fd, SOL_SOCKET, SO_MEMINFO, memory, &len) < 0 || len < sizeof(memory))
         return 0;
     fresh = memory[SK_MEMINFO_DROPS] - listener->dropped_seen;

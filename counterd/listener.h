@@ -21,8 +21,10 @@ struct listener {
     int fd;                         /* -1 = closed; non-blocking */
     char name[LISTENER_NAME_BYTES]; /* "127.0.0.1:8125", with the port that it got; or the socket's path */
     int64_t buffer_bytes;           /* what the kernel gave for receiving; 0 for TCP */
+    bool inherited; /* somebody else has it open too, and hands it to whoever comes after us */
+    bool copied;    /* another listener of ours has the same socket, and counts its drops */
     /* Counted by the worker, read by anyone. */
-    counter datagrams, bytes;
+    counter datagrams, bytes, lines;
     counter dropped;       /* datagrams that the kernel dropped because the buffer was full */
     uint32_t dropped_seen; /* the kernel's own 32-bit count, as last read */
 };
@@ -40,8 +42,18 @@ struct listener_options {
 MUST_CHECK int listener_open(struct listener *listener, const struct listener_options *options,
                              struct error *error);
 
+/* Whether the open socket `fd` is of the kind and has the address. */
+bool listener_fits(int fd, const struct listener_options *options);
+
+/* Takes an open socket that fits. What it had dropped before is told, and not counted as ours. */
+void listener_inherit(struct listener *listener, const struct listener_options *options, int fd, bool copied);
+
+/* The address that a socket is bound to, as text; "" when it has none. */
+void listener_name(int fd, char ret_name[LISTENER_NAME_BYTES]);
+
 /* Lets nothing new in, but leaves what the kernel holds readable, so that it can be drained. TCP: connections
- * not yet accepted are still there too. */
+ * not yet accepted are still there too. Nothing for an inherited one: what comes now is for who comes next.
+ */
 void listener_shut(struct listener *listener);
 
 void listener_close(struct listener *listener);

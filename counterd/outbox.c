@@ -4,28 +4,27 @@
 #include <stdlib.h>
 
 #include "lib/decimal.h"
-#include "lib/member.h"
-
-/* The member's length, the member, the delta. */
-typedef uint16_t entry_len;
-#define ENTRY_BYTES_MAX (sizeof(entry_len) + MEMBER_LEN_MAX + sizeof(int64_t))
 
 /* The batches of a shard, by seq:
  *
- *     durable | emptied | first: acknowledged ... | cursor: to be sent or in flight ... last |
+ *     durable | emptied | first: acknowledged ... | cursor: to be sent or in flight ... last | away | held
  *
  * What stands before the cursor is the history. Batches are emptied oldest first, so that a range of numbers
- * is enough to remember them. */
+ * is enough to remember them. Away are those on disk only. Held is one that was made for the disk and is not
+ * there. */
 struct shard {
-    struct batch *first, *last; /* those that are held, oldest first; seqs without a hole */
-    struct batch *cursor;       /* the one held with cursor_seq, NULL when none is */
-    uint64_t cursor_seq;        /* next to be sent, or in flight; newest_seq + 1: nothing is owed */
-    uint64_t newest_seq;        /* 0 = none yet */
-    uint64_t acknowledged;      /* highest seq ever acknowledged */
-    uint64_t durable;           /* highest seq known to be in Postgres */
-    uint64_t emptied_last;      /* highest seq whose batch was emptied; 0 = none */
-    uint64_t emptied_events;    /* of those not yet durable, at most */
-    struct batch blank;         /* what is sent for an emptied one */
+    struct batch *first, *last;     /* those that are held, oldest first; seqs without a hole */
+    struct batch *cursor;           /* the one held with cursor_seq, NULL when none is */
+    uint64_t cursor_seq;            /* next to be sent, or in flight; newest_seq + 1: nothing is owed */
+    uint64_t newest_seq;            /* 0 = none yet */
+    uint64_t acknowledged;          /* highest seq ever acknowledged */
+    uint64_t durable;               /* highest seq known to be in Postgres */
+    uint64_t emptied_last;          /* highest seq whose batch was emptied; 0 = none */
+    uint64_t emptied_events;        /* of those not yet durable, at most */
+    uint64_t away_first, away_last; /* 0, 0 = none */
+    uint64_t away_events;
+    struct batch *held; /* seq is newest_seq; NULL = none */
+    struct batch blank; /* what is sent for an emptied one */
     bool in_flight;
 };
 
@@ -37,9 +36,14 @@ struct outbox {
     const struct targets *targets;
     struct fanout_losses losses;
     size_t history_bytes;
+    uint64_t emptied_events; /* of all shards */
     uint64_t batched_events; /* of batches not yet acknowledged */
     size_t batched;          /* how many those are */
-    uint32_t empty_next;     /* the shard whose history is emptied next */
+    uint64_t spooled_events; /* of those of them that are on disk */
+    size_t spooled;
+    uint64_t unread_events; /* in batches that did not come back */
+    size_t away;            /* those of them that are on disk only */
+    uint32_t empty_next;    /* the shard whose history is emptied next */
     struct shard shards[];
 };
 
@@ -71,6 +75,7 @@ void outbox_free(struct outbox *outbox)
             free(batch);
             batch = next;
         }
+        free(outbox->shards[i].held);
     }
     table_free(outbox->made);
     free(outbox);
@@ -84,7 +89,7 @@ static size_t batch_size(const struct batch *batch)
 bool batch_next_entry(const struct batch *batch, size_t *at, struct span *ret_key, int64_t *ret_delta)
 {
     const char *entry = batch->payload + *at;
-    entry_len len;
+    batch_entry_len len;
 
     if (*at == batch->bytes)
         return false;
@@ -95,10 +100,10 @@ bool batch_next_entry(const struct batch *batch, size_t *at, struct span *ret_ke
     return true;
 }
 
-static void put_entry(struct batch *batch, struct span key, int64_t delta)
+void batch_put_entry(struct batch *batch, struct span key, int64_t delta)
 {
     char *entry = batch->payload + batch->bytes;
-    entry_len len = (entry_len)key.len;
+    batch_entry_len len = (batch_entry_len)key.len;
 
     memcpy(entry, &len, sizeof(len));
     memcpy(entry + sizeof(len), key.ptr, key.len);
@@ -137,6 +142,7 @@ static void bound_history(struct outbox *outbox)
             struct batch *batch = take_oldest(outbox, shard);
             shard->emptied_last = batch->seq;
             shard->emptied_events += batch->events;
+            outbox->emptied_events += batch->events;
             free(batch);
             idle = 0;
         }
@@ -161,18 +167,28 @@ void outbox_drain(struct outbox *outbox, struct table *table, struct table *carr
 
 bool outbox_drained(const struct outbox *outbox)
 {
-    return outbox->batched == 0 && (!outbox->table || table_keys(outbox->table) == 0) &&
+    return outbox->batched == outbox->spooled && (!outbox->table || table_keys(outbox->table) == 0) &&
            table_keys(outbox->made) == 0;
-}
-
-static struct table *draining_table(const struct outbox *outbox)
-{
-    return outbox->table && table_keys(outbox->table) > 0 ? outbox->table : outbox->made;
 }
 
 static bool fans_out(const struct outbox *outbox)
 {
     return outbox->targets && outbox->targets->fanouts_len > 0;
+}
+
+bool outbox_fans_out(const struct outbox *outbox)
+{
+    return fans_out(outbox) && !outbox_drained(outbox);
+}
+
+bool outbox_stored(const struct outbox *outbox)
+{
+    return outbox->batched == 0 && outbox_drained(outbox);
+}
+
+static struct table *draining_table(const struct outbox *outbox)
+{
+    return outbox->table && table_keys(outbox->table) > 0 ? outbox->table : outbox->made;
 }
 
 /* A fraction always finds a place: at worst under OVERFLOW_KEY, so that totals hold. While keys are fanned
@@ -211,38 +227,45 @@ static void fill_batch(struct outbox *outbox, uint32_t shard, struct batch *batc
         if (fraction != 0)
             carry_fraction(outbox, to_made, shard, item.key, fraction);
         if (units != 0 || item.events > 0) {
-            put_entry(batch, item.key, units);
+            batch_put_entry(batch, item.key, units);
             batch->events += table == outbox->table ? item.events : 0;
         }
     }
 }
 
-static void append_batch(struct outbox *outbox, struct shard *shard, struct batch *batch)
+static void append_batch(struct shard *shard, struct batch *batch)
 {
-    batch->seq = ++shard->newest_seq;
     batch->next = NULL;
     if (shard->last)
         shard->last->next = batch;
     else
         shard->first = batch;
     shard->last = batch;
-    shard->cursor = batch;
-    outbox->batched++;
-    outbox->batched_events += batch->events;
+    if (batch->seq == shard->cursor_seq)
+        shard->cursor = batch;
 }
 
-/* A new batch out of the table becomes the shard's newest, if the table has anything to send. */
+struct batch *batch_new(size_t payload_bytes)
+{
+    struct batch *batch = malloc(sizeof(*batch) + payload_bytes);
+
+    if (batch)
+        *batch = (struct batch){.payload = (char *)(batch + 1)};
+    return batch;
+}
+
+/* A new batch out of the table becomes the shard's newest, and is held, if the table has anything to send. */
 static void make_batch(struct outbox *outbox, uint32_t index)
 {
+    struct shard *shard = &outbox->shards[index];
     struct batch *batch, *small;
 
     if (!table_has(draining_table(outbox), index))
         return;
     /* What is popped must have a place, so the batch is made as large as it can get, and then cut. */
-    batch = malloc(sizeof(*batch) + outbox->options.batch_keys_max * ENTRY_BYTES_MAX);
+    batch = batch_new(outbox->options.batch_keys_max * BATCH_ENTRY_BYTES_MAX);
     if (!batch)
         return;
-    *batch = (struct batch){.payload = (char *)(batch + 1)};
     fill_batch(outbox, index, batch);
     if (batch->keys == 0) {
         free(batch);
@@ -253,7 +276,10 @@ static void make_batch(struct outbox *outbox, uint32_t index)
         batch = small;
         batch->payload = (char *)(batch + 1);
     }
-    append_batch(outbox, &outbox->shards[index], batch);
+    batch->seq = ++shard->newest_seq;
+    shard->held = batch;
+    outbox->batched++;
+    outbox->batched_events += batch->events;
 }
 
 const struct batch *outbox_next(struct outbox *outbox, uint32_t index)
@@ -264,13 +290,158 @@ const struct batch *outbox_next(struct outbox *outbox, uint32_t index)
         return NULL;
     if (shard->cursor_seq > shard->newest_seq)
         make_batch(outbox, index);
-    if (shard->cursor_seq > shard->newest_seq)
+    if (shard->held && shard->away_first == 0) {
+        append_batch(shard, shard->held);
+        shard->held = NULL;
+    }
+    if (shard->cursor_seq > shard->newest_seq ||
+        (shard->away_first != 0 && shard->cursor_seq >= shard->away_first))
         return NULL;
     shard->in_flight = true;
     if (shard->cursor)
         return shard->cursor;
     shard->blank = (struct batch){.seq = shard->cursor_seq};
     return &shard->blank;
+}
+
+/* In memory, not acknowledged, and not on disk: there is at most one, and nothing of the shard is behind it
+ * but what is held. */
+static struct batch *find_unspooled(const struct shard *shard)
+{
+    struct batch *last = shard->last;
+
+    return last && last->seq > shard->acknowledged && last->segment == 0 ? last : shard->held;
+}
+
+const struct batch *outbox_spool_next(struct outbox *outbox, uint32_t index)
+{
+    struct shard *shard = &outbox->shards[index];
+
+    if (!find_unspooled(shard))
+        make_batch(outbox, index);
+    return find_unspooled(shard);
+}
+
+static void extend_away(struct outbox *outbox, struct shard *shard, const struct batch *batch)
+{
+    if (shard->away_first == 0)
+        shard->away_first = batch->seq;
+    shard->away_last = batch->seq;
+    shard->away_events += batch->events;
+    outbox->away++;
+}
+
+void outbox_spooled(struct outbox *outbox, uint32_t index, uint64_t segment)
+{
+    struct shard *shard = &outbox->shards[index];
+    struct batch *batch = find_unspooled(shard);
+
+    assert(batch && segment != 0);
+    outbox->spooled++;
+    outbox->spooled_events += batch->events;
+    if (batch == shard->held) {
+        extend_away(outbox, shard, batch);
+        shard->held = NULL;
+        free(batch);
+    } else {
+        batch->segment = segment;
+    }
+}
+
+bool outbox_is_spooled(const struct outbox *outbox)
+{
+    return outbox->spooled > 0;
+}
+
+bool outbox_is_away(const struct outbox *outbox)
+{
+    return outbox->away > 0;
+}
+
+size_t outbox_loaded(const struct outbox *outbox)
+{
+    return outbox->spooled - outbox->away;
+}
+
+bool outbox_expect(struct outbox *outbox, uint32_t index, const struct batch *batch, uint64_t durable)
+{
+    struct shard *shard = &outbox->shards[index];
+
+    if (batch->seq <= shard->newest_seq)
+        return false;
+    if (shard->newest_seq == 0) {
+        shard->acknowledged = shard->emptied_last = batch->seq - 1;
+        shard->cursor_seq = batch->seq;
+    } else {
+        /* Those between are lost; they are counted here and given up when the next one is loaded. */
+        outbox->away += batch->seq - shard->newest_seq - 1;
+        outbox->spooled += batch->seq - shard->newest_seq - 1;
+        outbox->batched += batch->seq - shard->newest_seq - 1;
+    }
+    if (durable > shard->durable && durable < shard->cursor_seq)
+        shard->durable = durable;
+    shard->newest_seq = batch->seq;
+    extend_away(outbox, shard, batch);
+    outbox->batched++;
+    outbox->batched_events += batch->events;
+    outbox->spooled++;
+    outbox->spooled_events += batch->events;
+    return true;
+}
+
+/* The first one away is in memory now. */
+static void take_back(struct outbox *outbox, struct shard *shard, struct batch *batch)
+{
+    append_batch(shard, batch);
+    shard->away_events -= batch->events;
+    outbox->away--;
+    if (shard->away_first++ == shard->away_last) {
+        /* Left over by those that empty ones have taken the place of. */
+        outbox->unread_events += shard->away_events;
+        outbox->batched_events -= shard->away_events;
+        outbox->spooled_events -= shard->away_events;
+        shard->away_first = shard->away_last = shard->away_events = 0;
+    }
+}
+
+/* Empty batches take the place of those away before `end`. Without memory for one, the shard waits. */
+static void give_up_before(struct outbox *outbox, struct shard *shard, uint64_t end)
+{
+    while (shard->away_first != 0 && shard->away_first < end) {
+        struct batch *empty = batch_new(0);
+        if (!empty)
+            return;
+        empty->seq = shard->away_first;
+        outbox->spooled--;
+        take_back(outbox, shard, empty);
+    }
+}
+
+bool outbox_load(struct outbox *outbox, uint32_t index, struct batch *batch)
+{
+    struct shard *shard = &outbox->shards[index];
+
+    if (shard->away_first == 0 || batch->seq < shard->away_first || batch->seq > shard->away_last) {
+        free(batch);
+        return false;
+    }
+    give_up_before(outbox, shard, batch->seq);
+    take_back(outbox, shard, batch);
+    return true;
+}
+
+void outbox_spool_ended(struct outbox *outbox)
+{
+    for (uint32_t i = 0; i < outbox->options.shards; i++)
+        give_up_before(outbox, &outbox->shards[i], UINT64_MAX);
+}
+
+uint64_t outbox_take_unread(struct outbox *outbox)
+{
+    uint64_t events = outbox->unread_events;
+
+    outbox->unread_events = 0;
+    return events;
 }
 
 uint64_t outbox_durable(const struct outbox *outbox, uint32_t shard)
@@ -288,16 +459,21 @@ static void point_cursor(struct shard *shard)
 }
 
 /* The batch at the cursor is in Redis: it belongs to the history from now on. */
-static uint64_t step_cursor(struct outbox *outbox, struct shard *shard)
+static struct outbox_ack step_cursor(struct outbox *outbox, struct shard *shard)
 {
     struct batch *batch = shard->cursor;
-    uint64_t events = 0;
+    struct outbox_ack ack = {0};
 
     if (shard->cursor_seq > shard->acknowledged) {
         shard->acknowledged = shard->cursor_seq;
-        events = batch->events;
+        ack = (struct outbox_ack){batch->events, batch->segment};
         outbox->batched--;
-        outbox->batched_events -= events;
+        outbox->batched_events -= batch->events;
+        if (batch->segment != 0) {
+            outbox->spooled--;
+            outbox->spooled_events -= batch->events;
+            batch->segment = 0;
+        }
     }
     shard->cursor_seq++;
     if (batch) {
@@ -306,7 +482,13 @@ static uint64_t step_cursor(struct outbox *outbox, struct shard *shard)
     } else {
         point_cursor(shard);
     }
-    return events;
+    return ack;
+}
+
+static void forget_emptied(struct outbox *outbox, struct shard *shard)
+{
+    outbox->emptied_events -= shard->emptied_events;
+    shard->emptied_events = 0;
 }
 
 static void forget_durable(struct outbox *outbox, struct shard *shard)
@@ -314,32 +496,33 @@ static void forget_durable(struct outbox *outbox, struct shard *shard)
     while (has_history(shard) && shard->first->seq <= shard->durable)
         free(take_oldest(outbox, shard));
     if (shard->emptied_last <= shard->durable)
-        shard->emptied_events = 0;
+        forget_emptied(outbox, shard);
 }
 
-static void learn_durable(struct shard *shard, uint64_t durable)
+static void learn_durable(struct outbox *outbox, struct shard *shard, uint64_t durable)
 {
     /* More than was ever sent can't be durable, whatever the reply says. */
     if (durable > shard->acknowledged)
         durable = shard->acknowledged;
     if (durable > shard->durable)
         shard->durable = durable;
+    /* Those were acknowledged before. */
+    while (shard->cursor_seq <= shard->durable)
+        (void)step_cursor(outbox, shard);
+    forget_durable(outbox, shard);
 }
 
-uint64_t outbox_acknowledge(struct outbox *outbox, uint32_t index, uint64_t durable)
+struct outbox_ack outbox_acknowledge(struct outbox *outbox, uint32_t index, uint64_t durable)
 {
     struct shard *shard = &outbox->shards[index];
-    uint64_t events;
+    struct outbox_ack ack;
 
     assert(shard->in_flight);
     shard->in_flight = false;
-    events = step_cursor(outbox, shard);
-    learn_durable(shard, durable);
-    while (shard->cursor_seq <= shard->durable)
-        events += step_cursor(outbox, shard);
-    forget_durable(outbox, shard);
+    ack = step_cursor(outbox, shard);
+    learn_durable(outbox, shard, durable);
     bound_history(outbox);
-    return events;
+    return ack;
 }
 
 void outbox_note_durable(struct outbox *outbox, uint32_t index, uint64_t durable)
@@ -347,8 +530,7 @@ void outbox_note_durable(struct outbox *outbox, uint32_t index, uint64_t durable
     struct shard *shard = &outbox->shards[index];
 
     assert(shard->cursor_seq > shard->acknowledged);
-    learn_durable(shard, durable);
-    forget_durable(outbox, shard);
+    learn_durable(outbox, shard, durable);
 }
 
 uint64_t outbox_rewind(struct outbox *outbox, uint32_t index, uint64_t last, struct outbox_loss *ret_loss)
@@ -369,7 +551,7 @@ uint64_t outbox_rewind(struct outbox *outbox, uint32_t index, uint64_t last, str
         outbox->history_bytes -= batch_size(batch);
     if (shard->emptied_last > last) {
         *ret_loss = (struct outbox_loss){last + 1, shard->emptied_last, shard->emptied_events};
-        shard->emptied_events = 0;
+        forget_emptied(outbox, shard);
     }
     return from - shard->cursor_seq;
 }
@@ -402,6 +584,11 @@ bool outbox_unsend(struct outbox *outbox, uint32_t shard)
     return was_in_flight;
 }
 
+uint64_t outbox_emptied_events(const struct outbox *outbox)
+{
+    return outbox->emptied_events;
+}
+
 struct fanout_losses outbox_fanout_losses(const struct outbox *outbox)
 {
     return outbox->losses;
@@ -415,4 +602,9 @@ size_t outbox_history_bytes(const struct outbox *outbox)
 uint64_t outbox_pending_events(const struct outbox *outbox)
 {
     return outbox->batched_events + (outbox->table ? table_events(outbox->table) : 0);
+}
+
+uint64_t outbox_spooled_events(const struct outbox *outbox)
+{
+    return outbox->spooled_events;
 }

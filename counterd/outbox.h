@@ -9,6 +9,9 @@
  * sent again when Redis turns out to have gone back in time. The history is bounded by history_bytes: beyond
  * it the oldest batches are emptied, and if it comes to that, counted as lost. Only whole units are sent; the
  * fraction that is left of a key is carried into the table that fills;
+ * - what is not acknowledged may wait on disk: the caller writes what outbox_spool_next() gives, and hands it
+ * back by outbox_load(), in the order in which it was written. A batch that can't be read again is replaced
+ * by an empty one, and counted as lost;
  * - what the table's keys are fanned out to is sent behind them, and belongs to the table: it is drained when
  * both are.
  */
@@ -16,18 +19,30 @@
 #define COUNTERD_OUTBOX_H
 
 #include "counterd/fanout.h"
+#include "lib/member.h"
 #include "lib/table.h"
 
 struct outbox;
 
 struct batch {
     uint64_t seq;
-    uint64_t events; /* increments behind it; of what was fanned out, none: they are counted once */
-    size_t keys;     /* 0: emptied, but its number is still owed to Redis */
-    size_t bytes;    /* of payload */
-    char *payload;   /* entries, see batch_next_entry() */
+    uint64_t events;  /* increments behind it; of what was fanned out, none: they are counted once */
+    size_t keys;      /* 0: emptied, but its number is still owed to Redis */
+    size_t bytes;     /* of payload */
+    char *payload;    /* entries, see batch_next_entry() */
+    uint64_t segment; /* of the spool, while it is on disk too; 0 = it is not */
     struct batch *next;
 };
+
+/* One piece of the heap, payload behind it; free() ends it. NULL when out of memory. */
+struct batch *batch_new(size_t payload_bytes);
+
+/* The member's length, the member, the delta. */
+typedef uint16_t batch_entry_len;
+#define BATCH_ENTRY_BYTES_MAX (sizeof(batch_entry_len) + MEMBER_LEN_MAX + sizeof(int64_t))
+
+/* Adds an entry, for which there must be room. */
+void batch_put_entry(struct batch *batch, struct span key, int64_t delta);
 
 /* Walks the entries: `*at` starts as 0; false at the end. `ret_key` is borrowed from the batch. */
 bool batch_next_entry(const struct batch *batch, size_t *at, struct span *ret_key, int64_t *ret_delta);
@@ -50,20 +65,32 @@ void outbox_set_history_bytes(struct outbox *outbox, size_t history_bytes);
 void outbox_drain(struct outbox *outbox, struct table *table, struct table *carry,
                   const struct targets *targets);
 
-/* Whether all of the table has been acknowledged. */
+/* Whether all of the table has been acknowledged, or is on disk: another table may be drained. */
 bool outbox_drained(const struct outbox *outbox);
 
+/* Whether the table is fanned out, and what that makes is not there yet, nor on disk. */
+bool outbox_fans_out(const struct outbox *outbox);
+
+/* Whether all that ever came is acknowledged. */
+bool outbox_stored(const struct outbox *outbox);
+
 /* The batch that the shard should send now; it is in flight from here on. NULL: nothing to send, one in
- * flight already, or no memory for a batch (then it stays in the table, and a later call tries again).
+ * flight already, the next one is on disk, or no memory for a batch (then it stays in the table, and a later
+ * call tries again).
  * Borrowed from the outbox until its outcome is told. */
 const struct batch *outbox_next(struct outbox *outbox, uint32_t shard);
 
 /* The highest seq of the shard that Redis has told to be in Postgres; goes along with every batch. */
 uint64_t outbox_durable(const struct outbox *outbox, uint32_t shard);
 
-/* The batch in flight is in Redis (OK or DUP: both mean applied). Returns its events if it was not counted as
- * appended before, else 0. */
-uint64_t outbox_acknowledge(struct outbox *outbox, uint32_t shard, uint64_t durable);
+/* What an answer has newly acknowledged. */
+struct outbox_ack {
+    uint64_t events;
+    uint64_t segment; /* of the spool, which has to keep it no longer; 0 = none */
+};
+
+/* The batch in flight is in Redis (OK or DUP: both mean applied). */
+struct outbox_ack outbox_acknowledge(struct outbox *outbox, uint32_t shard, uint64_t durable);
 
 /* What the shard has sent is in Postgres up to `durable`; as outbox_acknowledge(), without a batch in flight.
  */
@@ -87,11 +114,47 @@ uint64_t outbox_rewind(struct outbox *outbox, uint32_t shard, uint64_t last, str
  * Returns whether one was in flight. */
 bool outbox_unsend(struct outbox *outbox, uint32_t shard);
 
+/* The shard's next batch that should be written to disk: unacknowledged, and not there yet. NULL: none, or no
+ * memory. Borrowed; unless outbox_spooled() follows, it is sent from memory, or offered again. */
+const struct batch *outbox_spool_next(struct outbox *outbox, uint32_t shard);
+
+/* What outbox_spool_next() gave is on disk, in that segment; the outbox lets go of its content, unless it is
+ * being sent. */
+void outbox_spooled(struct outbox *outbox, uint32_t shard, uint64_t segment);
+
+/* Whether batches that are not acknowledged are on disk. */
+bool outbox_is_spooled(const struct outbox *outbox);
+
+/* Whether some of them are only there. */
+bool outbox_is_away(const struct outbox *outbox);
+
+/* How many batches that came back from disk are not acknowledged yet. */
+size_t outbox_loaded(const struct outbox *outbox);
+
+/* A batch that came back from disk, in the order in which it was written; taken. False when it is not
+ * awaited: it never left memory, or was acknowledged. */
+bool outbox_load(struct outbox *outbox, uint32_t shard, struct batch *batch);
+
+/* For an outbox that has done nothing yet: an earlier process has left this batch on disk; every one is told,
+ * in the order in which they are going to be loaded. What came before the first is taken as acknowledged, its
+ * content gone. False when the batch is not one that will be awaited. */
+bool outbox_expect(struct outbox *outbox, uint32_t shard, const struct batch *batch, uint64_t durable);
+
+/* The disk gives no more: empty batches take the place of what is still awaited. */
+void outbox_spool_ended(struct outbox *outbox);
+
+/* Increments in batches that the disk did not give back, since the last call. */
+uint64_t outbox_take_unread(struct outbox *outbox);
+
 /* What fanning out has lost so far. */
 struct fanout_losses outbox_fanout_losses(const struct outbox *outbox);
 
 /* Bytes held by acknowledged batches. */
 size_t outbox_history_bytes(const struct outbox *outbox);
+
+/* Increments of acknowledged batches that were emptied, and are not known to be in Postgres: at most so many
+ * are in Redis only. */
+uint64_t outbox_emptied_events(const struct outbox *outbox);
 
 /* Whether a batch waits to be sent or answered; after outbox_rewind() also one that was acknowledged before.
  */
@@ -99,5 +162,8 @@ bool outbox_owes(const struct outbox *outbox);
 
 /* Increments not yet acknowledged: in the draining table and in batches. */
 uint64_t outbox_pending_events(const struct outbox *outbox);
+
+/* Those of them that are on disk. */
+uint64_t outbox_spooled_events(const struct outbox *outbox);
 
 #endif

@@ -4,28 +4,19 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
-#include "counterd/outbox.h"
-#include "counterd/store.h"
+#include "counterd/sender.h"
 #include "lib/clock.h"
+#include "lib/decimal.h"
 #include "lib/id.h"
 #include "lib/log.h"
 #include "lib/targets.h"
 
-/* An append of so many members holds Redis for two to three milliseconds. */
-#define BATCH_KEYS_MAX 1000
+/* So long Redis may be away before the disk is used, and so often from then on. */
+#define SPOOL_AFTER_MS 1000
+#define SPOOL_EVERY_MS 1000
 
-/* Batches on their way at a time: enough that Redis never waits for us, and few enough that one connection's
- * buffers stay small. */
-#define IN_FLIGHT_MAX 16
-
-/* A shard that Redis refused is asked again so much later. */
-#define REFUSED_RETRY_MS 250
-
-/* How often a writer asks whether Redis still has what Postgres has not, when nothing else would show it. */
-#define PROBE_MS 5000
-
-/* What happens again and again is logged no more often than this. */
-#define LOG_INTERVAL_MS 10000
+/* Per turn of the loop, so that receiving goes on meanwhile. */
+#define SPOOL_BATCHES_PER_TURN 32
 
 struct pipeline {
     struct pipeline_options options;
@@ -34,22 +25,24 @@ struct pipeline {
     struct targets *targets_next;      /* for the next table; a reference */
     unsigned filling;                  /* index of the one that fills */
     uint64_t swaps;                    /* so far: the number of the table that fills */
+    uint64_t stored;                   /* tables below this number are in Redis */
     TAILQ_HEAD(, pipeline_wait) waits; /* in the order of their tables */
-    struct outbox *outbox;
-    struct store *store;
+    struct spool *spool;               /* NULL = none */
+    struct sender *sender;
+    struct outbox *outbox; /* the sender's */
     struct event *tick;
-    struct event *retry;    /* after a refusal */
-    struct event *probe;    /* armed while something acknowledged may not be in Postgres yet */
+    struct event *spool_due;
     struct event *deadline; /* while finishing: Redis has made no progress for so long */
-    bool tick_armed, probe_armed, swap_due, finishing, done;
-    unsigned in_flight;
-    uint64_t untold;  /* increments acknowledged, but not yet all that they are fanned out to */
-    unsigned probing; /* shards that have been asked for and not been answered for */
+    bool tick_armed, swap_due, finishing, done;
+    bool away;          /* Redis has been lost, and acknowledged nothing since */
+    bool spooling;      /* tables go to disk, until Redis is back */
+    bool spool_swapped; /* since spool_due was last armed for later */
+    bool spool_paused;  /* it has failed, until spool_due */
     int64_t coalesce_ms;
     size_t keys_max;
-    int64_t refused_logged_ms; /* 0 = never */
     char writer[ID_LEN + 1];
-    bool refused[SHARDS_MAX];
+    /* Monotonic; since when the tables hold what they hold; 0 = nothing. */
+    int64_t filling_us, draining_us;
 };
 
 static struct table *filling_table(const struct pipeline *pipeline)
@@ -71,8 +64,21 @@ static void publish(struct pipeline *pipeline)
     counter_set(&stats->keys, table_keys(pipeline->tables[0]) + table_keys(pipeline->tables[1]));
     counter_set(&stats->table_bytes, table_bytes(pipeline->tables[0]) + table_bytes(pipeline->tables[1]));
     counter_set(&stats->history_bytes, outbox_history_bytes(pipeline->outbox));
+    counter_set(&stats->emptied, outbox_emptied_events(pipeline->outbox));
+    counter_set(&stats->gathered_ms,
+                (uint64_t)(pipeline->draining_us > 0 ? pipeline->draining_us : pipeline->filling_us) / 1000);
     counter_set(&stats->fanout_overflow, outbox_fanout_losses(pipeline->outbox).overflow);
     counter_set(&stats->fanout_left_out, outbox_fanout_losses(pipeline->outbox).left_out);
+}
+
+/* All of the draining table is in Redis, or on disk. */
+static void note_drained(struct pipeline *pipeline)
+{
+    if (pipeline->draining_us == 0 || !outbox_drained(pipeline->outbox))
+        return;
+    if (outbox_stored(pipeline->outbox))
+        histogram_add(&pipeline->options.stats->gather, clock_monotonic_us() - pipeline->draining_us);
+    pipeline->draining_us = 0;
 }
 
 static void fill_table(struct pipeline *pipeline)
@@ -84,23 +90,10 @@ static void fill_table(struct pipeline *pipeline)
     ingest_set_table(pipeline->options.ingest, filling_table(pipeline), *targets);
 }
 
-/* What is fanned out follows behind the whole table: until it is there, none of the table's increments counts
- * as stored.
- */
-static void count_stored(struct pipeline *pipeline)
-{
-    const struct targets *targets = pipeline->targets[pipeline->filling ^ 1];
-
-    if (pipeline->untold == 0 || (targets->fanouts_len > 0 && !outbox_drained(pipeline->outbox)))
-        return;
-    counter_add(&pipeline->options.stats->appended, pipeline->untold);
-    pipeline->untold = 0;
-}
-
 static void finish_if_stored(struct pipeline *pipeline)
 {
-    if (!pipeline->finishing || pipeline->done || pipeline->probing > 0 ||
-        !outbox_drained(pipeline->outbox) || outbox_owes(pipeline->outbox) ||
+    if (!pipeline->finishing || pipeline->done || sender_is_probing(pipeline->sender) ||
+        !outbox_stored(pipeline->outbox) || outbox_owes(pipeline->outbox) ||
         table_events(filling_table(pipeline)) > 0)
         return;
     pipeline->done = true;
@@ -110,10 +103,15 @@ static void finish_if_stored(struct pipeline *pipeline)
 /* Whoever waits for a table that is stored is told. */
 static void tell_waits(struct pipeline *pipeline)
 {
-    uint64_t draining = pipeline->swaps - 1;
-    uint64_t stored = outbox_drained(pipeline->outbox) ? pipeline->swaps : draining;
+    uint64_t stored;
     struct pipeline_wait *wait;
 
+    /* Of tables that went to disk nobody keeps apart which is stored; they all are in the end. */
+    if (outbox_stored(pipeline->outbox))
+        pipeline->stored = pipeline->swaps;
+    else if (!outbox_is_spooled(pipeline->outbox))
+        pipeline->stored = pipeline->swaps - 1;
+    stored = pipeline->stored;
     /* A table that fills and is empty has nothing to wait for. */
     if (stored == pipeline->swaps && table_events(filling_table(pipeline)) == 0)
         stored++;
@@ -123,40 +121,28 @@ static void tell_waits(struct pipeline *pipeline)
     }
 }
 
-static void send_shard(struct pipeline *pipeline, uint32_t shard)
-{
-    const struct batch *batch;
-
-    if (!store_ready(pipeline->store) || pipeline->in_flight >= IN_FLIGHT_MAX || pipeline->refused[shard])
-        return;
-    batch = outbox_next(pipeline->outbox, shard);
-    if (!batch)
-        return;
-    pipeline->in_flight++;
-    store_append(pipeline->store, shard, pipeline->writer, outbox_durable(pipeline->outbox, shard), batch);
-}
-
-static void send_all(struct pipeline *pipeline)
-{
-    for (uint32_t shard = 0; shard < config_shards(pipeline->options.config); shard++)
-        send_shard(pipeline, shard);
-}
-
+/* Monotonic; since when the tables hold what they hold; 0 = nothing. */
+int64_t filling_us, draining_us;
 /* Turns the full table to the outbox, if the outbox is done with the other one. */
 static void swap(struct pipeline *pipeline)
 {
+    int64_t since_us;
+
     if (!pipeline->swap_due || !outbox_drained(pipeline->outbox))
         return;
     pipeline->swap_due = false;
+    since_us = pipeline->filling_us;
+    pipeline->filling_us = 0;
     if (table_events(filling_table(pipeline)) == 0)
         return;
+    pipeline->draining_us = since_us;
     pipeline->filling ^= 1;
     pipeline->swaps++;
     fill_table(pipeline);
     outbox_drain(pipeline->outbox, pipeline->tables[pipeline->filling ^ 1], filling_table(pipeline),
                  pipeline->targets[pipeline->filling ^ 1]);
     pipeline->options.on_room(pipeline->options.context);
-    send_all(pipeline);
+    sender_send(pipeline->sender);
 }
 
 /* Once per turn in which something may have moved. */
@@ -164,8 +150,10 @@ static void proceed(struct pipeline *pipeline)
 {
     if (pipeline->finishing || !TAILQ_EMPTY(&pipeline->waits))
         pipeline->swap_due = true;
-    count_stored(pipeline);
-    swap(pipeline);
+    note_drained(pipeline);
+    /* While tables go to disk, they swap when it is time for that. */
+    if (!pipeline->spooling)
+        swap(pipeline);
     tell_waits(pipeline);
     publish(pipeline);
     finish_if_stored(pipeline);
@@ -180,194 +168,104 @@ static void on_tick(evutil_socket_t fd, short events, void *data)
     pipeline->tick_armed = false;
     pipeline->swap_due = true;
     pipeline->options.on_tick(pipeline->options.context);
-    send_all(pipeline); /* of a batch for which there was no memory before */
+    sender_send(pipeline->sender); /* of a batch for which there was no memory before */
     proceed(pipeline);
 }
 
-static void on_retry(evutil_socket_t fd, short events, void *data)
+/* The draining table goes to disk, then the one that fills, a turn's worth at a time. */
+static void on_spool_due(evutil_socket_t fd, short events, void *data)
 {
     struct pipeline *pipeline = data;
+    enum sender_spooled result;
 
     (void)fd;
     (void)events;
-    memset(pipeline->refused, 0, sizeof(pipeline->refused));
-    send_all(pipeline);
+    pipeline->spool_paused = false;
+    if (sender_ready(pipeline->sender) && outbox_stored(pipeline->outbox) &&
+        table_events(filling_table(pipeline)) == 0)
+        pipeline->away = false;
+    pipeline->spooling = !pipeline->done && (pipeline->away || pipeline_is_crowded(pipeline));
+    if (!pipeline->spooling) {
+        pipeline->spool_swapped = false;
+        proceed(pipeline);
+        return;
+    }
+    result = sender_spool(pipeline->sender, SPOOL_BATCHES_PER_TURN);
+    if (result == SENDER_SPOOLED_ALL && !pipeline->spool_swapped) {
+        pipeline->spool_swapped = pipeline->swap_due = true;
+        swap(pipeline);
+        result = SENDER_SPOOLED_SOME;
+    }
+    publish(pipeline);
+    if (result == SENDER_SPOOLED_SOME) {
+        arm(pipeline->spool_due, 0);
+        return;
+    }
+    sender_sync(pipeline->sender);
+    pipeline->spool_swapped = false;
+    pipeline->spool_paused = result == SENDER_SPOOL_FAILED;
+    arm(pipeline->spool_due, SPOOL_EVERY_MS);
 }
 
-static void on_deadline(evutil_socket_t fd, short events, void *data)
+/* All that there is, at the end. */
+static void spool_everything(struct pipeline *pipeline)
 {
-    struct pipeline *pipeline = data;
+    while (sender_spool(pipeline->sender, SIZE_MAX) == SENDER_SPOOLED_ALL &&
+           outbox_drained(pipeline->outbox) && table_events(filling_table(pipeline)) > 0) {
+        pipeline->swap_due = true;
+        swap(pipeline);
+    }
+    sender_sync(pipeline->sender);
+}
 
-    (void)fd;
-    (void)events;
+static void give_up(struct pipeline *pipeline)
+{
+    if (pipeline->spool)
+        spool_everything(pipeline);
     pipeline->done = true;
     pipeline->options.on_done(pipeline->options.context);
 }
 
-/* Redis may have come back with less than it had acknowledged, and a flusher may have set a shard back to
- * what Postgres has. A shard with something to send finds out by that; the others ask, or it would stay
- * unseen until their next increment. Returns whether any had to. */
-static bool probe_all(struct pipeline *pipeline)
+static void on_deadline(evutil_socket_t fd, short events, void *data)
 {
-    bool any = false;
-
-    for (uint32_t shard = 0; shard < config_shards(pipeline->options.config); shard++) {
-        uint64_t seq = outbox_probe(pipeline->outbox, shard);
-        if (seq == 0)
-            continue;
-        any = true;
-        if (!store_ready(pipeline->store))
-            continue;
-        pipeline->probing++;
-        store_probe(pipeline->store, shard, pipeline->writer, outbox_durable(pipeline->outbox, shard), seq);
-    }
-    return any;
-}
-
-static void arm_probe(struct pipeline *pipeline)
-{
-    if (!pipeline->probe_armed)
-        arm(pipeline->probe, PROBE_MS);
-    pipeline->probe_armed = true;
-}
-
-static void on_probe(evutil_socket_t fd, short events, void *data)
-{
-    struct pipeline *pipeline = data;
-
     (void)fd;
     (void)events;
-    pipeline->probe_armed = false;
-    if (probe_all(pipeline))
-        arm_probe(pipeline);
+    give_up(data);
 }
 
 static void on_ready(void *context)
 {
     struct pipeline *pipeline = context;
 
-    atomic_store(&pipeline->options.stats->redis_ready, true);
-    log_event(LOG_LEVEL_INFO, "redis_ready", "writer=%s", pipeline->writer);
-    memset(pipeline->refused, 0, sizeof(pipeline->refused));
-    (void)!probe_all(pipeline);
-    send_all(pipeline);
+    /* It may take something now, and else the disk's time comes again. */
+    pipeline->spooling = false;
+    proceed(pipeline);
 }
 
 static void on_lost(void *context, enum link_state state, const struct error *error)
 {
     struct pipeline *pipeline = context;
-    struct stats *stats = pipeline->options.stats;
     char quoted[LOG_TEXT_BYTES];
 
-    /* Whether what was on its way has arrived is unknown: it goes again as it was, and the script tells. */
-    for (uint32_t shard = 0; shard < config_shards(pipeline->options.config); shard++)
-        if (outbox_unsend(pipeline->outbox, shard))
-            counter_add(&stats->resent_batches, 1);
-    pipeline->in_flight = pipeline->probing = 0;
-    if (atomic_exchange(&stats->redis_ready, false))
-        counter_add(&stats->redis_lost, 1);
+    pipeline->away = true;
+    if (pipeline->spool && !event_pending(pipeline->spool_due, EV_TIMEOUT, NULL))
+        arm(pipeline->spool_due, SPOOL_AFTER_MS);
     log_event(state == LINK_MISFIT ? LOG_LEVEL_ERROR : LOG_LEVEL_WARN,
               state == LINK_MISFIT ? "redis_misfit" : "redis_lost",
-              "error=%s hint=\"counting goes on in memory\" pending_increments=%" PRIu64 " keys=%zu",
-              log_quote(quoted, span_of(error->text)),
+              "error=%s hint=\"counting goes on%s\" pending_increments=%" PRIu64 " keys=%zu",
+              log_quote(quoted, span_of(error->text)), pipeline->spool ? "" : " in memory",
               table_events(filling_table(pipeline)) + outbox_pending_events(pipeline->outbox),
               table_keys(pipeline->tables[0]) + table_keys(pipeline->tables[1]));
 }
 
-static void acknowledge(struct pipeline *pipeline, uint32_t shard, uint64_t durable)
+static void on_reply(void *context, bool applied)
 {
-    struct stats *stats = pipeline->options.stats;
+    struct pipeline *pipeline = context;
 
-    pipeline->untold += outbox_acknowledge(pipeline->outbox, shard, durable);
-    count_stored(pipeline);
-    counter_add(&stats->appended_batches, 1);
-    arm_probe(pipeline);
-    if (pipeline->finishing)
+    if (applied)
+        pipeline->away = pipeline->spooling = false;
+    if (applied && pipeline->finishing && !pipeline->done)
         arm(pipeline->deadline, pipeline->options.config->redis.timeout_ms);
-}
-
-static void refuse(struct pipeline *pipeline, uint32_t shard, const char *why)
-{
-    int64_t now = clock_monotonic_ms();
-    char quoted[LOG_TEXT_BYTES];
-
-    counter_add(&pipeline->options.stats->redis_errors, 1);
-    outbox_unsend(pipeline->outbox, shard);
-    pipeline->refused[shard] = true;
-    arm(pipeline->retry, REFUSED_RETRY_MS);
-    if (pipeline->refused_logged_ms == 0 || now - pipeline->refused_logged_ms >= LOG_INTERVAL_MS) {
-        pipeline->refused_logged_ms = now;
-        log_event(LOG_LEVEL_WARN, "append_refused",
-                  "shard=%u error=%s hint=\"kept in memory and sent again until it is taken\"", shard,
-                  log_quote(quoted, span_of(why)));
-    }
-}
-
-/* Redis has gone back in time: what it lacks is sent again out of the history. */
-static void rewind_shard(struct pipeline *pipeline, uint32_t shard, uint64_t last)
-{
-    struct stats *stats = pipeline->options.stats;
-    struct outbox_loss loss;
-    uint64_t batches = outbox_rewind(pipeline->outbox, shard, last, &loss);
-
-    if (batches == 0) {
-        refuse(pipeline, shard, "GAP for a batch that is the next one");
-        return;
-    }
-    counter_add(&stats->gaps, 1);
-    counter_add(&stats->resent_batches, batches);
-    log_event(LOG_LEVEL_WARN, "redis_went_back", "shard=%u last_seq=%" PRIu64 " resent_batches=%" PRIu64,
-              shard, last, batches);
-    if (loss.last_seq > 0) {
-        counter_add(&stats->lost, loss.events);
-        log_event(LOG_LEVEL_ERROR, "increments_lost",
-                  "shard=%u writer=%s first_seq=%" PRIu64 " last_seq=%" PRIu64 " increments_at_most=%" PRIu64
-                  " hint=\"Redis went back further than history_bytes reaches\"",
-                  shard, pipeline->writer, loss.first_seq, loss.last_seq, loss.events);
-    }
-}
-
-static void on_probed(void *context, uint32_t shard, enum store_reply reply, uint64_t seq)
-{
-    struct pipeline *pipeline = context;
-    /* A batch that was sent meanwhile will be told the same, and is what the next answer belongs to. */
-    bool idle = outbox_probe(pipeline->outbox, shard) > 0;
-
-    pipeline->probing--;
-    if (idle && reply == STORE_GAP) {
-        rewind_shard(pipeline, shard, seq);
-        send_shard(pipeline, shard);
-    } else if (idle && reply == STORE_APPLIED) {
-        outbox_note_durable(pipeline->outbox, shard, seq);
-    }
-    proceed(pipeline);
-}
-
-static void on_reply(void *context, uint32_t shard, enum store_reply reply, uint64_t seq, const char *why)
-{
-    struct pipeline *pipeline = context;
-
-    pipeline->in_flight--;
-    switch (reply) {
-    case STORE_APPLIED:
-        acknowledge(pipeline, shard, seq);
-        break;
-    case STORE_GAP:
-        rewind_shard(pipeline, shard, seq);
-        break;
-    case STORE_REFUSED:
-        refuse(pipeline, shard, why);
-        break;
-    case STORE_UNREPLICATED:
-        counter_add(&pipeline->options.stats->unreplicated, 1);
-        refuse(pipeline, shard, why);
-        break;
-    }
-    send_shard(pipeline, shard);
-    /* The limit on batches in flight may have held other shards up, or they have waited for what is fanned
-     * out: that is there once the whole table is on its way. */
-    if (pipeline->in_flight == IN_FLIGHT_MAX - 1 || pipeline->in_flight == 0)
-        send_all(pipeline);
     proceed(pipeline);
 }
 
@@ -377,13 +275,52 @@ struct pipeline_limits pipeline_limits_of(const struct config *config)
                                     (size_t)config->history_bytes, config->targets};
 }
 
+static bool set_up_spool(struct pipeline *pipeline)
+{
+    const struct config *config = pipeline->options.config;
+    struct spool_options options = {
+        .directory = pipeline->options.spool_directory,
+        .namespace = config->namespace,
+        .writer = pipeline->writer,
+        .shards = config_shards(config),
+        .lanes = config_lanes_id(config),
+        .bytes_max = (uint64_t)config->spool_bytes,
+    };
+
+    if (options.directory < 0)
+        return true;
+    pipeline->spool = spool_new(&options);
+    return pipeline->spool != NULL;
+}
+
+static bool set_up_sender(struct pipeline *pipeline)
+{
+    const struct config *config = pipeline->options.config;
+    struct sender_options options = {
+        .base = pipeline->options.base,
+        .config = config,
+        .stats = pipeline->options.stats,
+        .writer = pipeline->writer,
+        .spool = pipeline->spool,
+        .history_bytes = (size_t)config->history_bytes,
+        .context = pipeline,
+        .on_ready = on_ready,
+        .on_lost = on_lost,
+        .on_reply = on_reply,
+    };
+
+    pipeline->sender = sender_new(&options);
+    if (!pipeline->sender)
+        return false;
+    pipeline->outbox = sender_outbox(pipeline->sender);
+    return true;
+}
+
 struct pipeline *pipeline_new(const struct pipeline_options *options)
 {
-    const struct config *config = options->config;
-    struct pipeline_limits limits = pipeline_limits_of(config);
-    struct outbox_options outbox_options = {config_shards(config), BATCH_KEYS_MAX, limits.history_bytes};
+    uint32_t shards = config_shards(options->config);
+    struct pipeline_limits limits = pipeline_limits_of(options->config);
     struct pipeline *pipeline = calloc(1, sizeof(*pipeline));
-    struct store_callbacks callbacks = {pipeline, on_ready, on_lost, on_reply, on_probed, NULL};
 
     if (!pipeline)
         return NULL;
@@ -393,16 +330,13 @@ struct pipeline *pipeline_new(const struct pipeline_options *options)
     pipeline->swaps = 1;
     TAILQ_INIT(&pipeline->waits);
     id_new(pipeline->writer);
-    pipeline->tables[0] = table_new(outbox_options.shards, limits.keys_max);
-    pipeline->tables[1] = table_new(outbox_options.shards, limits.keys_max);
-    pipeline->outbox = outbox_new(&outbox_options);
-    pipeline->store = store_new(options->base, config, &callbacks);
+    pipeline->tables[0] = table_new(shards, limits.keys_max);
+    pipeline->tables[1] = table_new(shards, limits.keys_max);
     pipeline->tick = evtimer_new(options->base, on_tick, pipeline);
-    pipeline->retry = evtimer_new(options->base, on_retry, pipeline);
-    pipeline->probe = evtimer_new(options->base, on_probe, pipeline);
+    pipeline->spool_due = evtimer_new(options->base, on_spool_due, pipeline);
     pipeline->deadline = evtimer_new(options->base, on_deadline, pipeline);
-    if (!pipeline->tables[0] || !pipeline->tables[1] || !pipeline->outbox || !pipeline->store ||
-        !pipeline->tick || !pipeline->retry || !pipeline->probe || !pipeline->deadline) {
+    if (!pipeline->tables[0] || !pipeline->tables[1] || !pipeline->tick || !pipeline->spool_due ||
+        !pipeline->deadline || !set_up_spool(pipeline) || !set_up_sender(pipeline)) {
         pipeline_free(pipeline);
         return NULL;
     }
@@ -414,12 +348,12 @@ struct pipeline *pipeline_new(const struct pipeline_options *options)
 
 void pipeline_free(struct pipeline *pipeline)
 {
-    struct event **timers[] = {&pipeline->tick, &pipeline->retry, &pipeline->probe, &pipeline->deadline};
+    struct event **timers[] = {&pipeline->tick, &pipeline->spool_due, &pipeline->deadline};
 
     if (!pipeline)
         return;
-    store_free(pipeline->store);
-    outbox_free(pipeline->outbox);
+    sender_free(pipeline->sender);
+    spool_free(pipeline->spool);
     table_free(pipeline->tables[0]);
     table_free(pipeline->tables[1]);
     targets_unref(pipeline->targets[0]);
@@ -456,17 +390,27 @@ static void arm_tick(struct pipeline *pipeline, int64_t ms)
     arm(pipeline->tick, ms);
 }
 
+static void note_filling(struct pipeline *pipeline)
+{
+    if (pipeline->filling_us == 0)
+        pipeline->filling_us = clock_monotonic_us();
+}
+
 void pipeline_poke(struct pipeline *pipeline)
 {
+    note_filling(pipeline);
     /* A table that is nearly full does not wait for its time. */
-    if (pipeline_is_crowded(pipeline) && outbox_drained(pipeline->outbox))
+    if (pipeline_is_crowded(pipeline) && outbox_drained(pipeline->outbox) && !pipeline->spooling)
         arm_tick(pipeline, 0);
+    else if (pipeline_is_crowded(pipeline) && pipeline->spool && !pipeline->spool_paused)
+        arm(pipeline->spool_due, 0);
     else if (!pipeline->tick_armed)
         arm_tick(pipeline, pipeline->coalesce_ms);
 }
 
 void pipeline_wait(struct pipeline *pipeline, struct pipeline_wait *wait)
 {
+    note_filling(pipeline);
     wait->table = pipeline->swaps;
     TAILQ_INSERT_TAIL(&pipeline->waits, wait, link);
     arm_tick(pipeline, 0);
@@ -477,27 +421,83 @@ void pipeline_cancel(struct pipeline *pipeline, struct pipeline_wait *wait)
     TAILQ_REMOVE(&pipeline->waits, wait, link);
 }
 
+static enum table_result carry(struct pipeline *pipeline, struct span member, int64_t micros)
+{
+    const struct targets *targets = pipeline->targets[pipeline->filling];
+    struct table *table = filling_table(pipeline);
+    int64_t bucket;
+    struct span key = member_split(member, &bucket);
+    uint32_t lane = targets_route(targets, key).lane;
+
+    return table_carry(table, targets_shard(targets, lane, keyspace_hash(key), table_shards(table)), member,
+                       micros);
+}
+
+void pipeline_carry(struct pipeline *pipeline, struct span key, int64_t micros)
+{
+    if (carry(pipeline, key, micros) != TABLE_OK &&
+        carry(pipeline, span_of(OVERFLOW_KEY), micros) != TABLE_OK)
+        log_event(LOG_LEVEL_ERROR, "fractions_dropped", "keys=1 hint=\"out of memory\"");
+}
+
 void pipeline_finish(struct pipeline *pipeline)
 {
     pipeline->finishing = true;
+    pipeline->spooling = false;
+    event_del(pipeline->spool_due);
+    if (pipeline->spool && (pipeline->away || outbox_is_spooled(pipeline->outbox))) {
+        give_up(pipeline);
+        return;
+    }
     arm(pipeline->deadline, pipeline->options.config->redis.timeout_ms);
-    (void)!probe_all(pipeline);
+    (void)sender_probe(pipeline->sender);
     proceed(pipeline);
+}
+
+/* Takes up to a batch's worth of fractions out of the table; false when the shard has none. */
+static bool take_fractions(struct table *table, uint32_t shard, struct batch *batch)
+{
+    struct table_item item;
+
+    batch->keys = batch->bytes = 0;
+    while (batch->keys < BATCH_KEYS_MAX && table_pop(table, shard, &item))
+        if (item.events == 0 && item.micros != 0)
+            batch_put_entry(batch, item.key, item.micros);
+    return batch->keys > 0;
+}
+
+static void rest_of_fractions(struct pipeline *pipeline, struct batch *batch, struct pipeline_rest *rest)
+{
+    for (uint32_t shard = 0; shard < config_shards(pipeline->options.config); shard++) {
+        while (take_fractions(filling_table(pipeline), shard, batch)) {
+            struct record record = {.shard = shard, .batch = *batch};
+            struct error error;
+            struct span key;
+            int64_t micros;
+            size_t at = 0;
+            if (pipeline->spool && spool_put_fractions(pipeline->spool, &record, &error) == 0)
+                continue;
+            if (pipeline->spool)
+                sender_tell_spool_error(pipeline->sender, &error);
+            rest->fraction_keys += batch->keys;
+            while (batch_next_entry(batch, &at, &key, &micros))
+                rest->fraction_micros += micros;
+        }
+    }
+    if (pipeline->spool)
+        sender_sync(pipeline->sender);
 }
 
 struct pipeline_rest pipeline_take_rest(struct pipeline *pipeline)
 {
-    struct pipeline_rest rest = {.events = table_events(filling_table(pipeline)) +
-                                           outbox_pending_events(pipeline->outbox) + pipeline->untold};
-    struct table_item item;
+    struct pipeline_rest rest = {.spooled = outbox_spooled_events(pipeline->outbox)};
+    struct batch *batch = batch_new(BATCH_KEYS_MAX * BATCH_ENTRY_BYTES_MAX);
 
-    for (uint32_t shard = 0; shard < config_shards(pipeline->options.config); shard++) {
-        while (table_pop(filling_table(pipeline), shard, &item)) {
-            if (item.events == 0 && item.micros != 0) {
-                rest.fraction_keys++;
-                rest.fraction_micros += item.micros;
-            }
-        }
-    }
+    rest.events =
+        table_events(filling_table(pipeline)) + outbox_pending_events(pipeline->outbox) - rest.spooled;
+    rest.made = !outbox_drained(pipeline->outbox);
+    if (batch)
+        rest_of_fractions(pipeline, batch, &rest);
+    free(batch);
     return rest;
 }

@@ -3,6 +3,11 @@
  * One table fills while the other drains; they swap every coalesce_ms, once the drained one is wholly
  * acknowledged. Under a slow or absent Redis the filling table coalesces more, so memory is bounded by keys
  * and not by events. Idle, it wakes nobody up. Belongs to one worker's loop.
+ *
+ * With a spool, what Redis does not take goes to disk, and the tables swap on: when Redis has been away for
+ * SPOOL_AFTER_MS, and from then on every SPOOL_EVERY_MS; when the table that fills is crowded; and at the
+ * end. A batch on disk is not stored: who waits for it, waits on. As long as the disk takes nothing, all is
+ * as without a spool.
  */
 #ifndef COUNTERD_PIPELINE_H
 #define COUNTERD_PIPELINE_H
@@ -31,6 +36,7 @@ struct pipeline_options {
     const struct config *config; /* kept */
     struct ingest *ingest;       /* kept; is given its table */
     struct stats *stats;         /* kept */
+    int spool_directory;         /* kept; -1 = no spool */
     void *context;
     void (*on_tick)(void *context); /* every coalesce_ms while there is traffic */
     void (*on_room)(void *context); /* the tables have swapped, so pipeline_is_crowded() may have ended */
@@ -65,13 +71,18 @@ struct pipeline_wait {
 void pipeline_wait(struct pipeline *pipeline, struct pipeline_wait *wait);
 void pipeline_cancel(struct pipeline *pipeline, struct pipeline_wait *wait);
 
+/* Before the loop runs: a fraction that an earlier process has left. */
+void pipeline_carry(struct pipeline *pipeline, struct span key, int64_t micros);
+
 /* Nothing more will be received: stores what is there, giving up when Redis makes no progress for its
- * timeout, and calls on_done. */
+ * timeout, and calls on_done. With a spool, what can't be stored goes there; at once, when Redis is away. */
 void pipeline_finish(struct pipeline *pipeline);
 
 /* What is not in Redis. */
 struct pipeline_rest {
-    uint64_t events;         /* increments; also those of which only what they are fanned out to is missing */
+    uint64_t spooled;        /* increments on disk */
+    uint64_t events;         /* increments that are nowhere */
+    bool made;               /* whether some that are in Redis lack what they were to be fanned out to */
     uint64_t fraction_keys;  /* keys of which less than a unit is left */
     int64_t fraction_micros; /* their sum */
 };

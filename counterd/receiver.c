@@ -71,6 +71,8 @@ struct receiver {
 static ssize_t receive_datagrams(struct receiver *receiver, struct listener *listener, bool *ret_full)
 {
     int count = recvmmsg(listener->fd, receiver->messages, SLOTS, MSG_DONTWAIT, NULL);
+    struct stats *stats = receiver->options.stats;
+    uint64_t lines = counter_get(&stats->lines);
     size_t bytes = 0;
 
     if (count <= 0)
@@ -79,7 +81,7 @@ static ssize_t receive_datagrams(struct receiver *receiver, struct listener *lis
         const struct mmsghdr *message = &receiver->messages[i];
         bool cut = message->msg_hdr.msg_flags & MSG_TRUNC;
         if (cut)
-            counter_add(&receiver->options.stats->truncated, 1);
+            counter_add(&stats->truncated, 1);
         ingest_gather(receiver->options.ingest, (struct span){receiver->slots[i].iov_base, message->msg_len},
                       cut);
         bytes += message->msg_len;
@@ -87,10 +89,11 @@ static ssize_t receive_datagrams(struct receiver *receiver, struct listener *lis
     ingest_settle(receiver->options.ingest);
     /* Before the datagrams: who sees those counted finds their lines counted too. */
     ingest_publish(receiver->options.ingest);
+    counter_add(&listener->lines, counter_get(&stats->lines) - lines);
     counter_add(&listener->datagrams, (uint64_t)count);
     counter_add(&listener->bytes, bytes);
-    counter_add(&receiver->options.stats->datagrams, (uint64_t)count);
-    counter_add(&receiver->options.stats->bytes, bytes);
+    counter_add(&stats->datagrams, (uint64_t)count);
+    counter_add(&stats->bytes, bytes);
     *ret_full = count == SLOTS;
     return (ssize_t)bytes;
 }
@@ -244,9 +247,12 @@ int receiver_listen(struct receiver *receiver, struct listener *listener)
 void receiver_check_dropped(struct receiver *receiver)
 {
     int64_t now = clock_monotonic_ms();
+    uint64_t dropped = 0;
 
     for (size_t i = 0; i < receiver->sources_len; i++)
-        receiver->dropped_unlogged += listener_read_dropped(receiver->sources[i].listener);
+        dropped += listener_read_dropped(receiver->sources[i].listener);
+    counter_add(&receiver->options.stats->dropped, dropped);
+    receiver->dropped_unlogged += dropped;
     if (receiver->dropped_unlogged == 0 ||
         (receiver->dropped_logged_ms != 0 && now - receiver->dropped_logged_ms < LOG_INTERVAL_MS))
         return;
@@ -276,7 +282,8 @@ void receiver_drain(struct receiver *receiver)
         event_del(source->event);
         if (source->look)
             event_del(source->look);
-        drain_source(source);
+        if (!source->listener->inherited)
+            drain_source(source);
     }
     receiver_check_dropped(receiver);
 }

@@ -30,7 +30,7 @@ MUST_CHECK int receiver_listen(struct receiver *receiver, struct listener *liste
 /* Reads the kernel's counts of what it dropped, and warns of it now and then. */
 void receiver_check_dropped(struct receiver *receiver);
 
-/* Reads all that the kernel holds of listeners that were shut. */
+/* Reads no more; but first all that the kernel holds of listeners that were shut. */
 void receiver_drain(struct receiver *receiver);
 
 #endif

@@ -46,6 +46,43 @@ struct samples {
     unsigned count; /* ever taken; the newest is at (count - 1) % SAMPLES_MAX */
 };
 
+/* How long something took: how often up to each of the bounds, and the sum. */
+#define HISTOGRAM_BOUNDS 14
+
+struct histogram {
+    counter counts[HISTOGRAM_BOUNDS + 1]; /* not cumulative; the last one: beyond all bounds */
+    counter sum_us;
+};
+
+/* Ascending. */
+extern const int64_t histogram_bounds_us[HISTOGRAM_BOUNDS];
+
+void histogram_add(struct histogram *histogram, int64_t us);
+
+/* The last minutes, second by second, written by the worker when it ticks anyway: nobody wakes up for them.
+ */
+#define MOMENTS_MAX 310
+
+/* What had been counted at the end of a second. */
+struct moment {
+    int64_t second; /* monotonic */
+    uint64_t lines, rejected, dropped, overflow;
+};
+
+struct moments {
+    pthread_mutex_t lock;
+    struct moment ring[MOMENTS_MAX];
+    unsigned count; /* ever; the newest is at (count - 1) % MOMENTS_MAX */
+};
+
+#define TROUBLE_BYTES 256
+
+/* What Redis, or the way to it, last said against us. */
+struct trouble {
+    pthread_mutex_t lock;
+    char text[TROUBLE_BYTES];
+};
+
 struct stats {
     counter datagrams, bytes, lines;          /* received; lines: blank ones left out */
     counter connections, connections_refused; /* TCP, ever accepted; turned away at the limit */
@@ -53,6 +90,7 @@ struct stats {
     counter accepted;                         /* lines that count: increments */
     counter rejected[REJECT_COUNT];           /* lines, by reason */
     counter fields_ignored;
+    counter dropped;  /* datagrams that the kernel dropped before they were read */
     counter overflow; /* accepted lines that count under OVERFLOW_KEY */
     counter
         fanout_overflow; /* of those fanned out: counted under OVERFLOW_KEY instead of a key that was made */
@@ -62,17 +100,32 @@ struct stats {
     counter table_bytes;     /* of both tables; may fall */
     counter appended;        /* increments that are in Redis */
     counter appended_batches;
-    counter resent_batches;        /* sent once more, after a lost connection or a rollback of Redis */
-    counter redis_lost;            /* connections to Redis lost */
-    counter redis_errors;          /* error replies */
-    counter gaps;                  /* times that Redis was found to have gone back */
-    counter lost;                  /* increments that no history held when Redis had gone back */
-    counter unreplicated;          /* appends that too few replicas confirmed in time; sent again */
-    counter idempotent_duplicates; /* requests that had been applied before */
-    counter idempotent_conflicts;  /* requests refused because their key stands for another body */
-    counter history_bytes;         /* of batches not yet known to be in Postgres; may fall */
+    counter resent_batches;             /* sent once more, after a lost connection or a rollback of Redis */
+    counter redis_lost;                 /* connections to Redis lost */
+    counter redis_errors;               /* error replies */
+    counter gaps;                       /* times that Redis was found to have gone back */
+    counter lost;                       /* increments that no history held when Redis had gone back */
+    counter unreplicated;               /* appends that too few replicas confirmed in time; sent again */
+    counter idempotent_duplicates;      /* requests that had been applied before */
+    counter idempotent_conflicts;       /* requests refused because their key stands for another body */
+    counter history_bytes;              /* of batches not yet known to be in Postgres; may fall */
+    counter emptied;                    /* increments that only Redis has, as the history is full; may fall */
+    counter spooled, spooled_batches;   /* increments and batches written to disk */
+    counter replayed, replayed_batches; /* of an earlier process, out of its spool into Redis */
+    counter spool_bytes;                /* on disk; may fall */
+    counter spool_errors;               /* writes and reads that failed */
+    /* Monotonic milliseconds, 0 = never. */
+    counter went_back_ms;    /* when Redis was last found to have gone back */
+    counter appended_ms;     /* when Redis last took a batch */
+    counter refused_ms;      /* when Redis last refused one */
+    counter gathered_ms;     /* since when the oldest increments in memory are there; 0 = none are */
+    struct histogram append; /* from sending a batch to its acknowledgement */
+    struct histogram gather; /* from the first increment of a table until all of the table is in Redis */
     _Atomic bool redis_ready;
+    _Atomic bool redis_misfit; /* not ready because it can't be used as configured */
+    struct trouble trouble;
     struct samples samples;
+    struct moments moments;
 };
 
 void stats_init(struct stats *stats);
@@ -82,5 +135,15 @@ void samples_add(struct samples *samples, enum reject reject, struct span line);
 
 /* Copies the samples, newest first, and returns how many there are. */
 size_t samples_copy(struct samples *samples, struct sample ret_samples[SAMPLES_MAX]);
+
+/* Notes what has been counted by now as the state of this second. For the worker, at every tick. */
+void stats_note_moment(struct stats *stats, int64_t now_ms);
+
+/* Copies the moments, oldest first, and returns how many there are. */
+size_t moments_copy(struct moments *moments, struct moment ret_moments[MOMENTS_MAX]);
+
+/* Text is cut when it does not fit. */
+void trouble_set(struct trouble *trouble, const char *text);
+void trouble_copy(struct trouble *trouble, char ret_text[TROUBLE_BYTES]);
 
 #endif

@@ -1,103 +1,48 @@
 #include "counterd/status.h"
 
 #include <cjson/cJSON.h>
-#include <stdio.h>
 
 #include "counterd/version.h"
-#include "lib/clock.h"
 #include "lib/log.h"
-
-#define SUM(view, member) status_sum(view, offsetof(struct stats, member))
-
-/* How a group of the JSON is made of counters. */
-struct figure {
-    const char *name;
-    size_t offset; /* in struct stats */
-};
-
-#define FIGURE(name, member)                                                                                 \
-    {                                                                                                        \
-        name, offsetof(struct stats, member)                                                                 \
-    }
-
-static const struct figure received[] = {
-    FIGURE("datagrams", datagrams),
-    FIGURE("bytes", bytes),
-    FIGURE("connections", connections),
-    FIGURE("connections_refused", connections_refused),
-};
-
-static const struct figure appended[] = {
-    FIGURE("increments", appended),
-    FIGURE("batches", appended_batches),
-    FIGURE("resent_batches", resent_batches),
-    FIGURE("history_bytes", history_bytes),
-};
-
-static const struct figure redis[] = {
-    FIGURE("connections_lost", redis_lost), FIGURE("errors", redis_errors),
-    FIGURE("unreplicated", unreplicated),   FIGURE("went_back", gaps),
-    FIGURE("increments_lost", lost),
-};
-
-static const struct figure idempotency[] = {
-    FIGURE("duplicates", idempotent_duplicates),
-    FIGURE("conflicts", idempotent_conflicts),
-};
-
-uint64_t status_sum(const struct status_view *view, size_t stats_offset)
-{
-    uint64_t sum = 0;
-
-    for (size_t i = 0; i < view->stats_len; i++)
-        sum += counter_get((const counter *)((const char *)view->stats[i] + stats_offset));
-    return sum;
-}
-
-static bool redis_ready(const struct status_view *view)
-{
-    for (size_t i = 0; i < view->stats_len; i++)
-        if (!atomic_load(&view->stats[i]->redis_ready))
-            return false;
-    return true;
-}
-
-bool status_ready(const struct status_view *view, const char **ret_reason)
-{
-    *ret_reason = "";
-    if (view->stopping)
-        *ret_reason = "stopping";
-    else if (!redis_ready(view))
-        *ret_reason = "Redis can't be used; counting goes on in memory, see the log";
-    return (*ret_reason)[0] == '\0';
-}
 
 static void add_number(cJSON *object, const char *name, uint64_t number)
 {
     cJSON_AddNumberToObject(object, name, (double)number);
 }
 
-static cJSON *add_figures(cJSON *root, const char *name, const struct status_view *view,
-                          const struct figure *figures, size_t len)
+static void add_signed(cJSON *object, const char *name, int64_t number)
 {
-    cJSON *group = cJSON_AddObjectToObject(root, name);
-
-    for (size_t i = 0; i < len; i++)
-        add_number(group, figures[i].name, status_sum(view, figures[i].offset));
-    return group;
+    cJSON_AddNumberToObject(object, name, (double)number);
 }
 
-static void add_rejects(cJSON *root, const struct status_view *view)
+/* `ms` below 0: there is no such moment. */
+static void add_age(cJSON *object, const char *name, int64_t ms)
+{
+    if (ms < 0)
+        cJSON_AddNullToObject(object, name);
+    else
+        add_signed(object, name, ms);
+}
+
+static void add_received(cJSON *root, const struct figures *figures)
+{
+    cJSON *group = cJSON_AddObjectToObject(root, "received");
+
+    add_number(group, "datagrams", figures->datagrams);
+    add_number(group, "bytes", figures->bytes);
+    add_number(group, "connections", figures->connections);
+    add_number(group, "connections_refused", figures->connections_refused);
+    add_number(group, "lines", figures->lines);
+    add_number(group, "truncated_datagrams", figures->truncated);
+}
+
+static void add_rejects(cJSON *root, const struct figures *figures)
 {
     cJSON *group = cJSON_AddObjectToObject(root, "rejected");
-    uint64_t total = 0;
 
-    for (int i = REJECT_NONE + 1; i < REJECT_COUNT; i++) {
-        uint64_t lines = status_sum(view, offsetof(struct stats, rejected) + (size_t)i * sizeof(counter));
-        add_number(group, reject_name((enum reject)i), lines);
-        total += lines;
-    }
-    add_number(group, "total", total);
+    for (int i = REJECT_NONE + 1; i < REJECT_COUNT; i++)
+        add_number(group, reject_name((enum reject)i), figures->rejected[i]);
+    add_number(group, "total", figures->rejected_total);
 }
 
 static void add_samples(cJSON *root, const struct status_view *view)
@@ -114,100 +59,222 @@ static void add_samples(cJSON *root, const struct status_view *view)
             /* A rejected line may be anything but text. */
             log_escape(escaped, (struct span){samples[j].bytes, samples[j].len});
             cJSON_AddStringToObject(item, "line", escaped);
-            add_number(item, "unix_ms", (uint64_t)samples[j].unix_ms);
+            add_signed(item, "unix_ms", samples[j].unix_ms);
             cJSON_AddItemToArray(list, item);
         }
     }
 }
 
-/* Workers that hear on the same address are told as one. */
-static cJSON *find_listener(cJSON *list, const struct listener *listener)
-{
-    cJSON *item;
-
-    cJSON_ArrayForEach(item, list)
-    {
-        if (strcmp(cJSON_GetObjectItem(item, "address")->valuestring, listener->name) == 0 &&
-            strcmp(cJSON_GetObjectItem(item, "kind")->valuestring, listener_kind_name(listener->kind)) == 0)
-            return item;
-    }
-    return NULL;
-}
-
-static void add_to(cJSON *object, const char *name, uint64_t number)
-{
-    cJSON *item = cJSON_GetObjectItem(object, name);
-
-    if (item)
-        cJSON_SetNumberValue(item, item->valuedouble + (double)number);
-    else
-        add_number(object, name, number);
-}
-
-static uint64_t add_listeners(cJSON *root, const struct status_view *view)
+static void add_listeners(cJSON *root, const struct figures *figures)
 {
     cJSON *list = cJSON_AddArrayToObject(root, "listeners");
-    uint64_t dropped = 0;
 
-    for (size_t i = 0; i < view->workers_len; i++) {
-        size_t len;
-        const struct listener *listeners = worker_listeners(view->workers[i], &len);
-        for (size_t j = 0; j < len; j++) {
-            cJSON *item = find_listener(list, &listeners[j]);
-            if (!item) {
-                item = cJSON_CreateObject();
-                cJSON_AddStringToObject(item, "kind", listener_kind_name(listeners[j].kind));
-                cJSON_AddStringToObject(item, "address", listeners[j].name);
-                cJSON_AddItemToArray(list, item);
-            }
-            add_to(item, "datagrams", counter_get(&listeners[j].datagrams));
-            add_to(item, "bytes", counter_get(&listeners[j].bytes));
-            add_to(item, "kernel_dropped", counter_get(&listeners[j].dropped));
-            add_to(item, "buffer_bytes", (uint64_t)listeners[j].buffer_bytes);
-            dropped += counter_get(&listeners[j].dropped);
-        }
+    for (size_t i = 0; i < figures->listeners_len; i++) {
+        const struct listener_figures *listener = &figures->listeners[i];
+        cJSON *item = cJSON_CreateObject();
+        cJSON_AddStringToObject(item, "kind", listener->kind);
+        cJSON_AddStringToObject(item, "address", listener->address);
+        add_number(item, "lines", listener->lines);
+        add_number(item, "datagrams", listener->datagrams);
+        add_number(item, "bytes", listener->bytes);
+        add_number(item, "kernel_dropped", listener->dropped);
+        add_number(item, "buffer_bytes", listener->buffer_bytes);
+        cJSON_AddItemToArray(list, item);
     }
-    return dropped;
 }
 
-char *status_json(const struct status_view *view)
+static void add_table(cJSON *root, const struct figures *figures)
 {
-    cJSON *root = cJSON_CreateObject(), *group;
-    const char *reason;
-    bool ready = status_ready(view, &reason);
-    /* What comes later in a line's life is read first, so that traffic in between makes nothing look lost;
-     * and who sees n lines received and none pending may rely on all n. */
-    uint64_t lines = SUM(view, lines), stored = SUM(view, appended), accepted = SUM(view, accepted);
-    char *text;
+    cJSON *group = cJSON_AddObjectToObject(root, "table");
 
-    cJSON_AddStringToObject(root, "version", COUNTERD_VERSION);
-    add_number(root, "uptime_ms", (uint64_t)(clock_monotonic_ms() - view->started_ms));
-    cJSON_AddStringToObject(root, "namespace", view->config->namespace);
-    add_number(root, "shards", (uint64_t)view->config->shards);
-    add_number(root, "workers", view->workers_len);
-    cJSON_AddBoolToObject(root, "ready", ready);
-    cJSON_AddStringToObject(root, "not_ready", reason);
-    group = add_figures(root, "received", view, received, ARRAY_LEN(received));
-    add_number(group, "lines", lines);
-    add_number(group, "truncated_datagrams", SUM(view, truncated));
-    add_number(root, "accepted", accepted);
-    add_rejects(root, view);
-    add_samples(root, view);
-    add_number(root, "fields_ignored", SUM(view, fields_ignored));
-    add_number(root, "kernel_dropped", add_listeners(root, view));
-    group = cJSON_AddObjectToObject(root, "table");
-    add_number(group, "keys", SUM(view, keys));
-    add_number(group, "keys_max", (uint64_t)view->config->keys_max * view->stats_len);
-    add_number(group, "bytes", SUM(view, table_bytes));
-    add_number(group, "overflow", SUM(view, overflow));
-    add_number(group, "fanout_overflow", SUM(view, fanout_overflow));
-    add_number(group, "fanout_left_out", SUM(view, fanout_left_out));
-    add_number(root, "pending", accepted > stored ? accepted - stored : 0);
-    add_figures(root, "appended", view, appended, ARRAY_LEN(appended));
-    add_figures(root, "idempotency", view, idempotency, ARRAY_LEN(idempotency));
-    group = add_figures(root, "redis", view, redis, ARRAY_LEN(redis));
-    cJSON_AddBoolToObject(group, "ready", redis_ready(view));
-    text = cJSON_Print(root);
+    add_number(group, "keys", figures->keys);
+    add_number(group, "keys_max", figures->keys_max);
+    add_number(group, "bytes", figures->table_bytes);
+    add_number(group, "overflow", figures->overflow);
+    add_number(group, "fanout_overflow", figures->fanout_overflow);
+    add_number(group, "fanout_left_out", figures->fanout_left_out);
+}
+
+static void add_appended(cJSON *root, const struct figures *figures)
+{
+    cJSON *group = cJSON_AddObjectToObject(root, "appended");
+
+    add_number(group, "increments", figures->appended);
+    add_number(group, "batches", figures->batches);
+    add_number(group, "resent_batches", figures->resent_batches);
+    add_number(group, "history_bytes", figures->history_bytes);
+    add_number(group, "history_bytes_max", figures->history_bytes_max);
+    add_number(group, "only_in_redis", figures->only_in_redis);
+    add_age(group, "last_ms_ago", figures->appended_ago_ms);
+}
+
+static void add_spool(cJSON *root, const struct figures *figures)
+{
+    cJSON *group = cJSON_AddObjectToObject(root, "spool");
+
+    add_number(group, "bytes", figures->spool_bytes);
+    add_number(group, "increments", figures->spooled);
+    add_number(group, "batches", figures->spooled_batches);
+    add_number(group, "replayed_increments", figures->replayed);
+    add_number(group, "replayed_batches", figures->replayed_batches);
+    add_number(group, "errors", figures->spool_errors);
+}
+
+static void add_idempotency(cJSON *root, const struct figures *figures)
+{
+    cJSON *group = cJSON_AddObjectToObject(root, "idempotency");
+
+    add_number(group, "duplicates", figures->idempotent_duplicates);
+    add_number(group, "conflicts", figures->idempotent_conflicts);
+}
+
+static void add_redis(cJSON *root, const struct figures *figures)
+{
+    cJSON *group = cJSON_AddObjectToObject(root, "redis");
+
+    add_number(group, "connections_lost", figures->redis_lost);
+    add_number(group, "errors", figures->redis_errors);
+    add_number(group, "unreplicated", figures->unreplicated);
+    add_number(group, "went_back", figures->went_back);
+    add_number(group, "increments_lost", figures->lost);
+    cJSON_AddBoolToObject(group, "ready", figures->redis_ready);
+}
+
+static void add_generation(cJSON *group, const char *name, uint64_t keys, int64_t age_ms)
+{
+    cJSON *generation = cJSON_AddObjectToObject(group, name);
+
+    add_number(generation, "keys", keys);
+    add_age(generation, "oldest_ms", age_ms);
+}
+
+/* As Redis told when it was last looked at. */
+static void add_look(cJSON *root, const struct figures *figures)
+{
+    const struct reader_look *look = &figures->look;
+    cJSON *group = cJSON_AddObjectToObject(root, "in_redis"), *generation;
+
+    cJSON_AddStringToObject(group, "error", figures->look_error);
+    add_age(group, "looked_ms_ago", figures->look_ago_ms);
+    if (figures->look_ago_ms < 0)
+        return;
+    add_generation(group, "open", look->open_keys, look->open_age_ms);
+    add_signed(cJSON_GetObjectItem(group, "open"), "increments", look->open_total);
+    add_generation(group, "sealed", look->sealed_keys, look->sealed_age_ms);
+    generation = cJSON_GetObjectItem(group, "sealed");
+    if (look->sealed_total_known)
+        add_signed(generation, "increments", look->sealed_total);
+    else
+        cJSON_AddNullToObject(generation, "increments");
+    add_number(generation, "shards", look->sealed_shards);
+    add_age(generation, "sealed_ms_ago", look->sealed_for_ms);
+    add_age(group, "last_flush_ms_ago", look->released_ago_ms);
+    add_number(group, "memory_bytes", look->memory_bytes);
+    add_number(group, "memory_bytes_max", look->memory_bytes_max);
+}
+
+static void add_warnings(cJSON *root, const struct health *health)
+{
+    cJSON *list = cJSON_AddArrayToObject(root, "warnings");
+
+    for (size_t i = 0; i < health->len; i++) {
+        const struct warning *warning = &health->warnings[i];
+        cJSON *item = cJSON_CreateObject();
+        cJSON_AddStringToObject(item, "code", warning_name(warning->code));
+        cJSON_AddStringToObject(item, "severity", severity_name(warning->severity));
+        cJSON_AddStringToObject(item, "text", warning->text);
+        cJSON_AddStringToObject(item, "action", warning->action);
+        cJSON_AddItemToArray(list, item);
+    }
+}
+
+static void add_recent(cJSON *root, const struct figures *figures)
+{
+    cJSON *group = cJSON_AddObjectToObject(root, "recent");
+    cJSON *lines = cJSON_AddArrayToObject(group, "lines");
+    cJSON *rejected = cJSON_AddArrayToObject(group, "rejected");
+    cJSON *dropped = cJSON_AddArrayToObject(group, "kernel_dropped");
+
+    for (size_t i = 0; i < RECENT_SECONDS; i++) {
+        cJSON_AddItemToArray(lines, cJSON_CreateNumber((double)figures->recent[i].lines));
+        cJSON_AddItemToArray(rejected, cJSON_CreateNumber((double)figures->recent[i].rejected));
+        cJSON_AddItemToArray(dropped, cJSON_CreateNumber((double)figures->recent[i].dropped));
+    }
+}
+
+/* Takes the object. */
+static char *give(cJSON *root, char *(*print)(const cJSON *))
+{
+    char *text = print(root);
+
     cJSON_Delete(root);
     return text;
+}
+
+char *status_json(const struct status_view *view, const struct figures *figures, const struct health *health,
+                  bool recent)
+{
+    cJSON *root = cJSON_CreateObject();
+
+    cJSON_AddStringToObject(root, "version", COUNTERD_VERSION);
+    add_signed(root, "uptime_ms", figures->uptime_ms);
+    cJSON_AddStringToObject(root, "namespace", figures->namespace);
+    add_number(root, "shards", figures->shards);
+    add_number(root, "workers", figures->workers);
+    cJSON_AddBoolToObject(root, "ready", health->ready);
+    cJSON_AddStringToObject(root, "not_ready", health_reason(health));
+    add_warnings(root, health);
+    add_received(root, figures);
+    add_number(root, "accepted", figures->accepted);
+    add_rejects(root, figures);
+    add_samples(root, view);
+    add_number(root, "fields_ignored", figures->fields_ignored);
+    add_listeners(root, figures);
+    add_number(root, "kernel_dropped", figures->dropped);
+    add_table(root, figures);
+    add_number(root, "pending", figures->pending);
+    add_signed(root, "pending_oldest_ms", figures->pending_age_ms);
+    add_appended(root, figures);
+    add_spool(root, figures);
+    add_idempotency(root, figures);
+    add_redis(root, figures);
+    add_look(root, figures);
+    if (recent)
+        add_recent(root, figures);
+    return give(root, recent ? cJSON_PrintUnformatted : cJSON_Print);
+}
+
+char *status_pending_json(const char *key, const struct reader_pending *pending)
+{
+    cJSON *root = cJSON_CreateObject();
+
+    cJSON_AddStringToObject(root, "key", key);
+    add_signed(root, "pending", pending->open + pending->sealed);
+    add_signed(root, "open", pending->open);
+    add_signed(root, "sealed", pending->sealed);
+    cJSON_AddBoolToObject(root, "known", pending->known);
+    cJSON_AddBoolToObject(root, "whole", pending->whole);
+    return give(root, cJSON_PrintUnformatted);
+}
+
+char *status_top_json(const struct reader_top_key *keys, size_t len)
+{
+    cJSON *root = cJSON_CreateObject();
+    cJSON *list = cJSON_AddArrayToObject(root, "keys");
+
+    for (size_t i = 0; i < len; i++) {
+        cJSON *item = cJSON_CreateObject();
+        cJSON_AddStringToObject(item, "key", keys[i].key);
+        add_signed(item, "pending", keys[i].pending);
+        cJSON_AddItemToArray(list, item);
+    }
+    return give(root, cJSON_PrintUnformatted);
+}
+
+char *status_error_json(const char *text)
+{
+    cJSON *root = cJSON_CreateObject();
+
+    cJSON_AddStringToObject(root, "error", text);
+    return give(root, cJSON_PrintUnformatted);
 }

@@ -1,27 +1,24 @@
-/* status - every counter that counterd keeps, summed over all that count, as JSON */
+/* status - what counterd answers in JSON: itself, and what is pending in Redis
+ *
+ * All texts are given: to be freed with free(); NULL when out of memory.
+ */
 #ifndef COUNTERD_STATUS_H
 #define COUNTERD_STATUS_H
 
-#include "counterd/worker.h"
+#include "counterd/figures.h"
+#include "counterd/health.h"
 
-/* What there is to tell about; all borrowed. */
-struct status_view {
-    const struct config *config;
-    struct worker **workers;
-    size_t workers_len;
-    struct stats **stats; /* of everybody who counts: the workers, and POST /v1/increments */
-    size_t stats_len;
-    int64_t started_ms; /* clock_monotonic_ms() */
-    bool stopping;
-};
+/* GET /v1/status. `recent`: with the last minutes, second by second. */
+char *status_json(const struct status_view *view, const struct figures *figures, const struct health *health,
+                  bool recent);
 
-/* Whether what is received can be stored; if not, `ret_reason` is a static text that says why. */
-bool status_ready(const struct status_view *view, const char **ret_reason);
+/* GET /v1/counters/KEY */
+char *status_pending_json(const char *key, const struct reader_pending *pending);
 
-/* Gives the text of /v1/status, to be freed with free(); NULL when out of memory. */
-char *status_json(const struct status_view *view);
+/* GET /v1/top */
+char *status_top_json(const struct reader_top_key *keys, size_t len);
 
-/* One counter summed over all, by its offset in struct stats. */
-uint64_t status_sum(const struct status_view *view, size_t stats_offset);
+/* {"error": ...} */
+char *status_error_json(const char *text);
 
 #endif

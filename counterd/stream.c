@@ -231,9 +231,19 @@ static enum read_result read_connection(struct connection *connection)
     return READ_END;
 }
 
-static void turn_ends(struct streams *streams)
+/* What was read came from one listener. */
+static void publish(struct streams *streams, struct listener *listener)
 {
+    const counter *lines = &streams->options.stats->lines;
+    uint64_t before = counter_get(lines);
+
     ingest_publish(streams->options.ingest);
+    counter_add(&listener->lines, counter_get(lines) - before);
+}
+
+static void turn_ends(struct streams *streams, struct listener *listener)
+{
+    publish(streams, listener);
     streams->options.on_received(streams->options.context);
 }
 
@@ -241,6 +251,7 @@ static void on_readable(evutil_socket_t fd, short events, void *data)
 {
     struct connection *connection = data;
     struct streams *streams = connection->streams;
+    struct listener *listener = connection->listener;
     enum read_result result = READ_SOME;
 
     (void)fd;
@@ -249,7 +260,7 @@ static void on_readable(evutil_socket_t fd, short events, void *data)
         result = read_connection(connection);
     if (result != READ_END)
         update_reading(connection);
-    turn_ends(streams);
+    turn_ends(streams, listener);
 }
 
 static void connection_new(struct streams *streams, struct listener *listener, int fd)
@@ -398,7 +409,7 @@ void streams_drain(struct streams *streams)
     struct connection *connection, *next;
 
     for (size_t i = 0; i < streams->sources_len; i++) {
-        while (accept_some(&streams->sources[i]))
+        while (!streams->sources[i].listener->inherited && accept_some(&streams->sources[i]))
             ;
         event_free(streams->sources[i].event);
         streams->sources[i].event = NULL;
@@ -406,9 +417,10 @@ void streams_drain(struct streams *streams)
     event_del(streams->accept_again);
     streams->draining = true;
     for (connection = LIST_FIRST(&streams->connections); connection; connection = next) {
+        struct listener *listener = connection->listener;
         next = LIST_NEXT(connection, link);
         update_reading(connection);
         drain_connection(connection);
+        publish(streams, listener);
     }
-    ingest_publish(streams->options.ingest);
 }

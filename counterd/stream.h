@@ -32,7 +32,8 @@ MUST_CHECK int streams_listen(struct streams *streams, struct listener *listener
 
 void streams_pause(struct streams *streams, bool paused);
 
-/* Accepts and reads all that the kernel holds and no more. What waits for SYNCED stays until it is answered
+/* Accepts and reads all that the kernel holds and no more; connections that wait at an inherited listener are
+ * left for who comes next. What waits for SYNCED stays until it is answered
  * or streams_free(). */
 void streams_drain(struct streams *streams);
 

@@ -10,6 +10,7 @@
 
 #include "counterd/receiver.h"
 #include "counterd/stream.h"
+#include "lib/clock.h"
 #include "lib/targets.h"
 
 struct worker {
@@ -29,6 +30,7 @@ struct worker {
     struct pipeline_limits limits; /* holds a reference to its targets */
     bool shut, stop;
     bool is_shut, is_stopping; /* the worker's own: it has done so */
+    _Atomic bool asked;        /* whether it is alive */
 };
 
 static void on_received(void *context)
@@ -53,6 +55,7 @@ static void on_tick(void *context)
     struct worker *worker = context;
 
     receiver_check_dropped(worker->receiver);
+    stats_note_moment(&worker->stats, clock_monotonic_ms());
 }
 
 static void on_done(void *context)
@@ -87,6 +90,7 @@ static void on_wake(evutil_socket_t fd, short events, void *data)
     (void)events;
     if (read(fd, &count, sizeof(count)) < 0)
         return;
+    atomic_store(&worker->asked, false);
     pthread_mutex_lock(&worker->lock);
     limits = worker->limits;
     targets_ref(limits.targets);
@@ -117,6 +121,7 @@ static bool set_up_pipeline(struct worker *worker)
         .config = worker->options.config,
         .ingest = worker->ingest,
         .stats = &worker->stats,
+        .spool_directory = worker->options.spool_directory,
         .context = worker,
         .on_tick = on_tick,
         .on_room = on_room,
@@ -212,6 +217,11 @@ static void *run(void *data)
     return NULL;
 }
 
+void worker_carry(struct worker *worker, struct span key, int64_t micros)
+{
+    pipeline_carry(worker->pipeline, key, micros);
+}
+
 int worker_start(struct worker *worker, struct error *error)
 {
     sigset_t all, before;
@@ -252,6 +262,14 @@ void worker_stop(struct worker *worker)
     worker->stop = true;
     pthread_mutex_unlock(&worker->lock);
     tell(worker->wake_fd);
+}
+
+bool worker_is_alive(struct worker *worker)
+{
+    bool alive = !atomic_exchange(&worker->asked, true);
+
+    tell(worker->wake_fd);
+    return alive;
 }
 
 struct pipeline_rest worker_take_rest(struct worker *worker)

@@ -17,6 +17,7 @@ struct worker_options {
     const struct config *config; /* kept */
     struct listener *listeners;  /* taken, with the array (malloc); open */
     size_t listeners_len;
+    int spool_directory; /* pipeline_options */
     int done_fd; /* an eventfd, which gets 1 when the worker has shut its sockets, and 1 when it has stopped;
                     kept */
 };
@@ -26,6 +27,9 @@ struct worker *worker_new(const struct worker_options *options);
 
 /* Waits for the thread, which must have been asked to stop if it was started. */
 void worker_free(struct worker *worker);
+
+/* Before it starts: pipeline_carry(). */
+void worker_carry(struct worker *worker, struct span key, int64_t micros);
 
 /* Starts the thread. */
 MUST_CHECK int worker_start(struct worker *worker, struct error *error);
@@ -40,6 +44,9 @@ void worker_shut(struct worker *worker);
 
 /* From another thread, after worker_shut(): read what is queued, store all, stop. done_fd tells when. */
 void worker_stop(struct worker *worker);
+
+/* From another thread: whether its loop has turned since the last call; asks for the next one. */
+bool worker_is_alive(struct worker *worker);
 
 /* What is left in memory of a worker that has stopped. */
 struct pipeline_rest worker_take_rest(struct worker *worker);

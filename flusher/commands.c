@@ -120,7 +120,7 @@ static void log_failures(const struct jobs_result *result, const struct config *
     bool ended = result->failure == FAILURE_UNAVAILABLE || result->failure == FAILURE_CONFIG;
     char quoted[LOG_TEXT_BYTES];
 
-    for (int64_t i = 0; !ended && i < config->shards; i++)
+    for (int64_t i = 0; !ended && result->texts && i < config->shards; i++)
         if (result->texts[i])
             log_event(LOG_LEVEL_ERROR, "shard_failed", "error=%s",
                       log_quote(quoted, span_of(result->texts[i])));
@@ -147,21 +147,6 @@ static int finish_run(struct session *session, const struct jobs_result *result,
     return records_finish_run(session->postgres, session->config, &run, result->fresh_ms, error);
 }
 
-/* A run that can't see to the partitions flushes all the same: those of the next days are there by now. */
-static void keep_partitions(struct session *session)
-{
-    struct partitions_options options = {session->config->targets, session->config->lane,
-                                         clock_unix_ms() / 1000};
-    struct partitions_kept kept;
-    struct error error;
-
-    if (partitions_keep(session->postgres, &options, &kept, &error) < 0)
-        log_error(LOG_LEVEL_WARN, "partitions_not_kept", &error);
-    if (kept.made > 0 || kept.dropped > 0 || kept.postponed > 0)
-        log_event(LOG_LEVEL_INFO, "partitions", "made=%zu dropped=%zu postponed=%zu", kept.made, kept.dropped,
-                  kept.postponed);
-}
-
 static void take_metrics(struct run_metrics *metrics, const struct jobs_result *result)
 {
     metrics->shards = result->shards;
@@ -183,6 +168,21 @@ static void write_metrics(struct session *session, struct run_metrics *metrics)
         metrics->overview = &view.overview;
     if (metrics_file_write(session->options->metrics_path, session->config, metrics, &error) < 0)
         log_error(LOG_LEVEL_ERROR, "metrics_file_not_written", &error);
+}
+
+/* A run that can't see to the partitions flushes all the same: those of the next days are there by now. */
+static void keep_partitions(struct session *session)
+{
+    struct partitions_options options = {session->config->targets, session->config->lane,
+                                         clock_unix_ms() / 1000};
+    struct partitions_kept kept;
+    struct error error;
+
+    if (partitions_keep(session->postgres, &options, &kept, &error) < 0)
+        log_error(LOG_LEVEL_WARN, "partitions_not_kept", &error);
+    if (kept.made > 0 || kept.dropped > 0 || kept.postponed > 0)
+        log_event(LOG_LEVEL_INFO, "partitions", "made=%zu dropped=%zu postponed=%zu", kept.made, kept.dropped,
+                  kept.postponed);
 }
 
 static int flush_all(struct session *session, struct run_metrics *metrics, struct error *error)

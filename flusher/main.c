@@ -161,6 +161,7 @@ static const struct option long_options[] = {
     {"older-than", required_argument, NULL, 'O'},
     {"match", required_argument, NULL, 'M'},
     {"json", no_argument, NULL, 'j'},
+    {"namespace", required_argument, NULL, 'N'},
     {"metrics-file", required_argument, NULL, 'm'},
     {"once", no_argument, NULL, 'o'},
     {"interval", required_argument, NULL, 'i'},

@@ -85,10 +85,16 @@ static bool is_crowded(const char *message)
 /* A server that was away when we came, and has answered since. */
 static bool was_away(const char *message)
 {
-    static const char *const words[] = {
-        "closed the connection", "the database system is", "terminating connection",
-        "Connection re",         "No such file",           "could not receive data",
-        "could not send",        "timeout expired",        "Broken pipe"};
+    static const char *const words[] = {"closed the connection",
+                                        "the database system is",
+                                        "terminating connection",
+                                        "Connection re",
+                                        "No such file",
+                                        "could not receive data",
+                                        "could not send",
+                                        "timeout expired",
+                                        "timed out",
+                                        "Broken pipe"};
 
     return has_any(message, words, ARRAY_LEN(words));
 }
@@ -100,6 +106,8 @@ static int refuse_connection(const struct config *config, const PGconn *connecti
     char text[700];
     const char *message = one_line(PQerrorMessage(connection), text, sizeof(text));
 
+    if (strstr(message, "out of memory"))
+        return error_set(error, -ENOMEM, "can't connect to Postgres: %s", message);
     switch (PQpingParams(keywords, values, 1)) {
     case PQPING_OK:
         if (is_crowded(message))

@@ -95,10 +95,13 @@ static int insert_run(struct postgres *postgres, const struct config *config, co
     parameters_bigint(&parameters, run->dropped);
     return postgres_execute(
         postgres,
-        "INSERT INTO counterd.runs (namespace, started_at, finished_at, shards, keys, increments, events, "
-        "error, quarantined, parked, dropped)"
+        "WITH run AS (INSERT INTO counterd.runs (namespace, started_at, finished_at, shards, keys,"
+        " increments, events, error, quarantined, parked, dropped)"
         " VALUES ($1, to_timestamp($2::bigint / 1000.0), to_timestamp($3::bigint / 1000.0), $4::integer,"
-        " $5::bigint, $6::bigint, $7::bigint, $8, $9::integer, $10::bigint, $11::bigint)",
+        " $5::bigint, $6::bigint, $7::bigint, $8, $9::integer, $10::bigint, $11::bigint) RETURNING *)"
+        "SELECT pg_notify('counterd_flushed', json_build_object('namespace', namespace, 'run', id,"
+        " 'keys', keys, 'increments', increments, 'fresh_until', fresh_until)::text)"
+        " FROM run LEFT JOIN counterd.freshness USING (namespace)",
         &parameters, NULL, error);
 }
 
@@ -134,7 +137,8 @@ int records_finish_run(struct postgres *postgres, const struct config *config, c
     int r = postgres_begin(postgres, error);
 
     /* Worth no wait for the disk: what a crash takes is a line of the log, and freshness then errs on the
-     * safe side until the next run. What was flushed is on disk already. */
+     * safe side until the next run. What was flushed is on disk already. For the NOTIFY it is a must: its
+     * COMMIT holds a lock of the whole server, so it stands here, once per run, and not in a flush. */
     if (r == 0)
         r = postgres_execute(postgres, "SET LOCAL synchronous_commit = off", NULL, NULL, error);
     if (r == 0)

@@ -22,7 +22,9 @@ struct run_record {
     const char *failure;     /* NULL = none */
 };
 
-/* The run, and for each shard with fresh_ms[shard] > 0 that it is fresh until then. */
+/* The run, and for each shard with fresh_ms[shard] > 0 that it is fresh until then. Who listens to the
+ * channel counterd_flushed is told: {"namespace", "run", "keys", "increments", "fresh_until"},
+ * docs/reading.md. */
 MUST_CHECK int records_finish_run(struct postgres *postgres, const struct config *config,
                                   const struct run_record *run, const int64_t *fresh_ms, struct error *error);
 

@@ -525,36 +525,16 @@ int source_redis_check_shards(struct source_redis *source, bool record, struct e
     return r;
 }
 
-/* Looking through this many members of a set holds Redis for a few milliseconds. */
-#define PEEK_MEMBERS "4000"
-
-#define GLOB_LEN_MAX (2 * KEY_LEN_MAX + 2)
-
-/* "key *", with a backslash before what Redis would take for a pattern. */
-static size_t write_glob(struct span key, char glob[GLOB_LEN_MAX])
-{
-    size_t len = 0;
-
-    for (size_t i = 0; i < key.len; i++) {
-        if (strchr("*?[]^\\", key.ptr[i]))
-            glob[len++] = '\\';
-        glob[len++] = key.ptr[i];
-    }
-    glob[len++] = ' ';
-    glob[len++] = '*';
-    return len;
-}
-
 int source_redis_peek(struct source_redis *source, struct span key, struct peek *ret_peek,
                       struct error *error)
 {
     uint32_t shard = keyspace_shard(keyspace_hash(key), (uint32_t)source->config->shards);
     bool in_buckets = source->config->targets->bucket_s > 0;
-    char glob[GLOB_LEN_MAX];
+    char glob[MEMBER_GLOB_LEN_MAX];
     int64_t whole = 0;
     struct peek peek;
     struct redisReply *reply;
-    struct span args[] = {key, {glob, in_buckets ? write_glob(key, glob) : 0}, span_of(PEEK_MEMBERS)};
+    struct span args[] = {key, {glob, in_buckets ? member_glob(key, glob) : 0}, span_of(MEMBER_SCAN_MAX)};
     int r = run_script(source, SCRIPT_PEEK, shard, args, ARRAY_LEN(args), &reply, error);
 
     if (r < 0)

@@ -7,6 +7,9 @@
 /* Milliseconds that never go back; only differences mean anything. */
 int64_t clock_monotonic_ms(void);
 
+/* The same clock, finer. */
+int64_t clock_monotonic_us(void);
+
 /* Milliseconds since 1970, UTC; may jump. */
 int64_t clock_unix_ms(void);
 

@@ -28,7 +28,8 @@ static const struct config_key keys[] = {
     {"coalesce_ms", CONFIG_INTEGER, AT(coalesce_ms), "200", 1, 60000, true, "ms"},
     {"keys_max", CONFIG_INTEGER, AT(keys_max), "1000000", 1, 100000000, true, ""},
     {"history_bytes", CONFIG_INTEGER, AT(history_bytes), "67108864", 0, 1024 * 1024 * MIB, true, "bytes"},
-    {"spool_dir", CONFIG_RESERVED, 0, "\"\"", 0, 0, false, ""},
+    {"spool_dir", CONFIG_TEXT, AT(spool_dir), "", 0, 3900, false, ""},
+    {"spool_bytes", CONFIG_INTEGER, AT(spool_bytes), "1073741824", MIB, 1024 * 1024 * MIB, false, "bytes"},
     {"redis.url", CONFIG_TEXT, AT(redis.url), "redis://127.0.0.1:6379/0", 1, 2048, false, ""},
     {"redis.password_file", CONFIG_TEXT, AT(redis.password_file), "", 0, 4095, false, ""},
     {"redis.timeout_ms", CONFIG_INTEGER, AT(redis.timeout_ms), "5000", 10, 600000, false, "ms"},
@@ -148,17 +149,6 @@ static void read_address(struct reader *reader, const struct config_key *key, co
         set_text(reader, field_of(reader->config, key), item->valuestring);
 }
 
-static void read_reserved(struct reader *reader, const struct config_key *key, const cJSON *item)
-{
-    cJSON *only = cJSON_Parse(key->default_value);
-
-    if (!only)
-        mistake(reader, "out of memory");
-    else if (!cJSON_Compare(item, only, true))
-        mistake(reader, "'%s': this version takes only %s", key->name, key->default_value);
-    cJSON_Delete(only);
-}
-
 static void read_value(struct reader *reader, const struct config_key *key, const cJSON *item)
 {
     switch (key->type) {
@@ -183,9 +173,6 @@ static void read_value(struct reader *reader, const struct config_key *key, cons
         break;
     case CONFIG_FANOUT:
         read_fanouts(reader, item);
-        break;
-    case CONFIG_RESERVED:
-        read_reserved(reader, key, item);
         break;
     }
 }
@@ -340,7 +327,6 @@ static int set_default(struct config *config, const struct config_key *key)
         *(struct targets **)field = targets_new();
         return *(struct targets **)field ? 0 : -ENOMEM;
     case CONFIG_FANOUT:
-    case CONFIG_RESERVED:
         return 0;
     }
     return 0;
@@ -377,6 +363,8 @@ static void check_whole(struct reader *reader)
             break;
         }
     }
+    if (config->spool_dir[0] != '\0' && config->spool_dir[0] != '/')
+        mistake(reader, "'spool_dir' is '%s'; it takes an absolute path", config->spool_dir);
     if (redis_address_parse(config->redis.url, &config->redis.address, &error) < 0)
         mistake(reader, "'redis.url': %s", error.text);
     if (config->redis.password_file[0] != '\0' && config->redis.address.password[0] != '\0')
@@ -405,8 +393,11 @@ int config_parse(const char *name, struct span text, struct config **ret_config,
     }
     if (!blank_comments(copy, &reader))
         goto done;
+    errno = 0;
     json = cJSON_ParseWithOpts(copy, &end, true);
-    if (!json)
+    if (!json && errno == ENOMEM)
+        mistake(&reader, "can't be read: out of memory");
+    else if (!json)
         mistake_in_json(&reader, copy, end ? end : copy);
     else if (!cJSON_IsObject(json))
         mistake(&reader, "holds %s; it takes an object: { ... }", json_type_name(json));
@@ -546,27 +537,6 @@ void config_free(struct config *config)
     free(config);
 }
 
-void config_of_lane(const struct config *config, size_t lane, struct config *ret_config)
-{
-    *ret_config = *config;
-    ret_config->lane = lane;
-    if (lane == 0)
-        return;
-    ret_config->namespace = ret_config->lanes[lane].namespace;
-    ret_config->postgres.url = ret_config->lanes[lane].database;
-    ret_config->postgres.password = NULL;
-}
-
-bool config_lanes_equal(const struct config *a, const struct config *b)
-{
-    if (a->lanes_len != b->lanes_len)
-        return false;
-    for (size_t i = 0; i < a->lanes_len; i++)
-        if (strcmp(a->lanes[i].database, b->lanes[i].database) != 0)
-            return false;
-    return true;
-}
-
 static bool lists_equal(const struct config_list *a, const struct config_list *b)
 {
     if (a->len != b->len)
@@ -592,7 +562,6 @@ static bool values_equal(const struct config *a, const struct config *b, const s
         return lists_equal(field_of(a, key), field_of(b, key));
     case CONFIG_TARGETS:
     case CONFIG_FANOUT:
-    case CONFIG_RESERVED:
         return true;
     }
     return true;

@@ -35,6 +35,8 @@ struct config {
     int64_t coalesce_ms;
     int64_t keys_max;      /* per worker */
     int64_t history_bytes; /* per worker */
+    char *spool_dir;       /* "" = none */
+    int64_t spool_bytes;   /* per worker */
     struct {
         char *url;
         char *password_file;
@@ -71,7 +73,6 @@ enum config_type {
     CONFIG_PATHS,     /* struct config_list of absolute paths */
     CONFIG_TARGETS,   /* struct targets *, the targets of it */
     CONFIG_FANOUT,    /* the rest of the same */
-    CONFIG_RESERVED,  /* not a choice yet: only the default (JSON) is taken; nothing is stored */
 };
 
 struct config_key {
@@ -111,17 +112,20 @@ static inline uint32_t config_shards(const struct config *config)
     return (uint32_t)config->shards * (uint32_t)config->lanes_len;
 }
 
-/* the namespace of the lane that such a one is of, */
+/* of which namespace one is, */
 static inline const char *config_shard_namespace(const struct config *config, uint32_t shard)
 {
     return config->lanes[shard / (uint32_t)config->shards].namespace;
 }
 
-/* and which one of that lane it is. */
+/* which one of that lane it is, */
 static inline uint32_t config_shard_number(const struct config *config, uint32_t shard)
 {
     return shard % (uint32_t)config->shards;
 }
+
+/* and a number that tells these lanes from others; 0 when there is one only. */
+uint32_t config_lanes_id(const struct config *config);
 
 /* Writes the names of the keys that differ but can't be reloaded into `buf`, joined by blanks; false when
  * there are none. */

@@ -87,6 +87,7 @@ enum script_id {
     SCRIPT_PROBE,
     SCRIPT_LARGEST,
     SCRIPT_MEMORY,
+    SCRIPT_LOOK,
     SCRIPT_COUNT
 };
 

@@ -87,3 +87,33 @@ void finish_lanes(struct reader *reader)
     for (size_t i = 0; i < config->targets->len; i++)
         config->targets->items[i].lane = lane_of(config, config->targets->items[i].database);
 }
+
+void config_of_lane(const struct config *config, size_t lane, struct config *ret_config)
+{
+    *ret_config = *config;
+    ret_config->lane = lane;
+    if (lane == 0)
+        return;
+    ret_config->namespace = ret_config->lanes[lane].namespace;
+    ret_config->postgres.url = ret_config->lanes[lane].database;
+    ret_config->postgres.password = NULL;
+}
+
+bool config_lanes_equal(const struct config *a, const struct config *b)
+{
+    if (a->lanes_len != b->lanes_len)
+        return false;
+    for (size_t i = 0; i < a->lanes_len; i++)
+        if (strcmp(a->lanes[i].database, b->lanes[i].database) != 0)
+            return false;
+    return true;
+}
+
+uint32_t config_lanes_id(const struct config *config)
+{
+    uint64_t id = 0;
+
+    for (size_t i = 1; i < config->lanes_len; i++)
+        id = id * 31 + keyspace_hash(span_of(config->lanes[i].namespace));
+    return (uint32_t)(id >> 32) | (config->lanes_len > 1);
+}

@@ -41,6 +41,20 @@ size_t member_write(struct span key, int64_t bucket, char buf[MEMBER_LEN_MAX])
     return key.len + member_write_bucket(bucket, buf + key.len);
 }
 
+size_t member_glob(struct span key, char glob[MEMBER_GLOB_LEN_MAX])
+{
+    size_t len = 0;
+
+    for (size_t i = 0; i < key.len; i++) {
+        if (strchr("*?[]^\\", key.ptr[i]))
+            glob[len++] = '\\';
+        glob[len++] = key.ptr[i];
+    }
+    glob[len++] = ' ';
+    glob[len++] = '*';
+    return len;
+}
+
 uint64_t member_hash_of(struct span member, uint32_t shard, uint32_t shards)
 {
     int64_t bucket;

@@ -20,6 +20,14 @@ size_t member_write_bucket(int64_t bucket, char buf[MEMBER_BUCKET_LEN_MAX]);
 /* Writes the member and returns its length. */
 size_t member_write(struct span key, int64_t bucket, char buf[MEMBER_LEN_MAX]);
 
+#define MEMBER_GLOB_LEN_MAX (2 * KEY_LEN_MAX + 2)
+
+/* Writes what Redis takes as a pattern for all members of the key that have a bucket; returns its length. */
+size_t member_glob(struct span key, char glob[MEMBER_GLOB_LEN_MAX]);
+
+/* So many members of a set may be looked through for them: that holds Redis for a few milliseconds. */
+#define MEMBER_SCAN_MAX "4000"
+
 /* The hash next to the key's own that is of this shard of so many. It is the key's own in the shard that the
  * key has by itself; in a lane (lib/lanes.h) it may be another one. */
 static inline uint64_t shard_hash(uint64_t key_hash, uint32_t shard, uint32_t shards)

@@ -107,6 +107,13 @@ static inline uint32_t targets_shard(const struct targets *targets, uint32_t lan
     return lane * each + keyspace_shard(key_hash, each);
 }
 
+/* The hash under which a table of so many shards keeps a key that is in the lane. */
+static inline uint64_t targets_hash(const struct targets *targets, uint32_t lane, uint64_t key_hash,
+                                    uint32_t shards)
+{
+    return shard_hash(key_hash, targets_shard(targets, lane, key_hash, shards), shards);
+}
+
 /* The longest bucket of which both are made; 0 is no bucket, and the other one then. */
 int64_t bucket_divisor(int64_t a, int64_t b);
 

@@ -2,7 +2,8 @@
 import pathlib
 import time
 
-from harness import (cpu_seconds, memory_bytes, million, percent, print_table, running, spread, voluntary_switches)
+from harness import (cpu_seconds, memory_bytes, million, percent, print_table, running, spread,
+                     voluntary_switches, watching)
 
 RECEIVE = {
     '1 line, 10 k keys': {'lines': 1, 'keys': 10_000},
@@ -47,6 +48,37 @@ def receive(bench):
                          '' if side == 'counterd' else ' / '.join(percent(value) for value in ratio.values())])
         print_table(['case', 'side', 'offered lines/s', 'loss, worst', 'lines/CPU s, min', 'median', 'max',
                      'counterd is at, min / median / max'], rows)
+    return results
+
+
+WATCHED = {
+    '20 lines, 10 k keys': {'lines': 20, 'keys': 10_000},
+    '1 line, 10 k keys, 100 k/s': {'lines': 1, 'keys': 10_000, 'rate': 100_000},
+}
+
+
+def watched(bench):
+    """What it costs to be watched: the same with a scrape of /metrics and a page that polls, each second, and without."""
+    results, rows = {}, []
+    for name, case in WATCHED.items():
+        if bench.only not in name:
+            continue
+        sides = {'unwatched': [], 'watched': []}
+        with running(bench, {}) as counterd:
+            bench.blast(counterd.port, case, 0.5)
+            for _ in range(bench.rounds):
+                sides['unwatched'].append(bench.counterd_round(counterd, case))
+                with watching(counterd, ('/metrics', '/v1/status?recent', '/v1/top?n=10')):
+                    sides['watched'].append(bench.counterd_round(counterd, case))
+        ratio = ratios(sides['watched'], sides['unwatched'])
+        results[name] = {'case': case, 'rounds': sides, 'ratio': ratio}
+        for side, rounds in sides.items():
+            speed = spread(r['lines_per_cpu_s'] for r in rounds)
+            rows.append([name, side, percent(max(r['loss'] for r in rounds)),
+                         *(million(speed[which]) for which in ('min', 'median', 'max')),
+                         ' / '.join(percent(value) for value in ratio.values()) if side == 'watched' else ''])
+    print_table(['case', 'side', 'loss, worst', 'lines/CPU s, min', 'median', 'max',
+                 'of the unwatched, min / median / max'], rows)
     return results
 
 

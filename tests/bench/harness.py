@@ -7,6 +7,7 @@ import signal
 import statistics
 import subprocess
 import tempfile
+import threading
 import time
 import urllib.request
 
@@ -175,6 +176,26 @@ def print_table(head, rows):
     widths = [max(len(str(row[i])) for row in [head, *rows]) for i in range(len(head))]
     for row in [head, ['-' * width for width in widths], *rows]:
         print('| ' + ' | '.join(str(cell).ljust(width) for cell, width in zip(row, widths)) + ' |', flush=True)
+
+
+@contextlib.contextmanager
+def watching(counterd, paths):
+    """Somebody who asks for these each second."""
+    ended = threading.Event()
+
+    def watch():
+        while not ended.wait(1):
+            for path in paths:
+                with urllib.request.urlopen(f'http://{counterd.http}{path}') as reply:
+                    reply.read()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
 
 
 @contextlib.contextmanager

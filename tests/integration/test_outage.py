@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """test_outage - bad days: a server missing, killed, restarted, locked, rolled back, or of another pipeline"""
 
+import json
 import shutil
 import signal
 import subprocess
@@ -9,6 +10,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import harness
+
+BLAST = harness.BUILD / "tests" / "bench" / "blast"
 
 
 class Redis(harness.Case):
@@ -228,6 +231,25 @@ class Shutdown(harness.Case):
         counterd.signal(signal.SIGCONT)
         self.assertEqual(counterd.wait(), 0, counterd.tail())
         self.assertEqual(self.redis.pending(), {"in.memory": 1000, "in.buffer": 50})
+
+    def test_sigterm_under_full_udp_load(self):
+        """Every datagram is stored, or dropped by the kernel and counted, or refused, which its sender is told."""
+        for workers in (1, 2):
+            with self.subTest(workers=workers):
+                self.redis.call("FLUSHALL")
+                counterd = self.counterd(f"workers{workers}", workers=workers)
+                _, port = counterd.address("udp")
+                with subprocess.Popen([BLAST, str(port), "-s", "4", "-k", "1000"], stdout=subprocess.PIPE,
+                                      text=True) as blast:
+                    harness.wait_until(lambda: counterd.status()["received"]["datagrams"] > 50000, what="full load")
+                    self.assertEqual(counterd.stop(), 0, counterd.tail())
+                    said = json.loads(blast.stdout.read())
+                [stopped] = counterd.events("stopped")
+                stored = sum(int(self.redis.call("HGET", key, "events")) for key in self.redis.call("KEYS", "*:meta"))
+                self.assertEqual(stored, int(stopped["accepted"]))
+                self.assertGreater(said["refused"], 0)
+                self.assertEqual(said["datagrams"], stored + int(stopped["kernel_dropped"]) + said["refused"],
+                                 (said, stopped))
 
     def test_sigterm_under_tcp_traffic_stores_what_was_read(self):
         counterd = self.counterd(coalesce_ms=60000)

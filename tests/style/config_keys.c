@@ -19,7 +19,6 @@ static const char *type_name(enum config_type type)
         return "list";
     case CONFIG_TARGETS:
     case CONFIG_FANOUT:
-    case CONFIG_RESERVED:
         return "json";
     }
     return "?";

@@ -23,12 +23,14 @@ OWN = {
 THIRD_PARTY = {
     "cjson/": {"lib/config.c", "lib/config_reader.c", "lib/targets_read.c", "counterd/answer.c",
                "counterd/status.c", "flusher/daemon.c", "flusher/report.c"},
-    "xxhash.h": {"lib/keyspace.c"},
-    "hiredis/": {"counterd/link.c", "counterd/store_redis.c", "flusher/redis.c"},
+    "xxhash.h": {"lib/keyspace.c", "counterd/record.c"},
+    "hiredis/": {"counterd/link.c", "counterd/reader_redis.c", "counterd/store_redis.c", "flusher/redis.c"},
     "libpq-fe.h": {"flusher/postgres.c"},
+    "systemd/": {"counterd/systemd.c"},
     "event2/": {"counterd/answer.c", "counterd/daemon.c", "counterd/http.c", "counterd/idempotent.c",
                 "counterd/increments.c", "counterd/link.c", "counterd/pipeline.c",
-                "counterd/receiver.c", "counterd/store_redis.c", "counterd/stream.c", "counterd/worker.c"},
+                "counterd/reader_redis.c", "counterd/receiver.c", "counterd/replay.c", "counterd/sender.c",
+                "counterd/store_redis.c", "counterd/stream.c", "counterd/worker.c"},
     "check.h": set(),  # tests only
 }
 

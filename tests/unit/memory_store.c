@@ -124,6 +124,43 @@ static int leave(struct memory_flusher *flusher, enum memory_fault fault, int ou
                      "fault %d on purpose", fault);
 }
 
+/* --- what Postgres knows --- */
+
+/* NULL when the ledger does not have it. */
+static const struct memory_row *find_row(const struct memory_postgres *postgres, const char *id)
+{
+    for (size_t i = 0; i < postgres->ledger_len; i++)
+        if (strcmp(postgres->ledger[i].id, id) == 0)
+            return &postgres->ledger[i];
+    return NULL;
+}
+
+static bool in_quarantine(const struct memory_postgres *postgres, const char *id)
+{
+    for (size_t i = 0; i < postgres->quarantine_len; i++)
+        if (strcmp(postgres->quarantine[i].id, id) == 0)
+            return true;
+    return false;
+}
+
+static struct standing standing_of(const struct memory_postgres *postgres,
+                                   const struct generation *generation)
+{
+    const struct memory_row *own = find_row(postgres, generation->id);
+    const struct memory_row *prev = find_row(postgres, generation->prev_id);
+
+    return (struct standing){
+        .in_ledger = own,
+        .in_quarantine = in_quarantine(postgres, generation->id),
+        .correction = own ? own->entry.correction : (struct correction){0},
+        .cumulative_total = postgres->head.cumulative_total,
+        .cumulative_events = postgres->head.cumulative_events,
+        .prev_known = prev || generation->prev_id[0] == '\0',
+        .prev_total = prev ? prev->entry.cumulative_total : 0,
+        .prev_events = prev ? prev->entry.cumulative_events : 0,
+    };
+}
+
 /* --- source --- */
 
 static void describe(const struct memory_redis *redis, struct generation *generation)
@@ -163,12 +200,13 @@ static int seal(void *context, uint32_t shard, struct generation *ret_generation
             redis->accepted_at_seal = redis->accepted;
             redis->events_at_seal = redis->events;
         }
-        if (memory_mutant == MUTANT_STALE_VECTOR)
-            flusher->seen[shard] = flusher->store[shard].postgres;
         if (redis->sealed_id[0] != '\0') {
             describe(redis, ret_generation);
             ret_generation->recovered = found;
             ret_generation->set_aside = redis->set_aside;
+            flusher->seen[shard] = standing_of(&flusher->store[shard].postgres, ret_generation);
+            memcpy(flusher->seen_vector[shard], flusher->store[shard].postgres.vector,
+                   sizeof(flusher->seen_vector[shard]));
             outcome = SEAL_SEALED;
         }
     }
@@ -265,41 +303,6 @@ struct source memory_source(struct memory_flusher *flusher)
 
 /* --- sink --- */
 
-/* NULL when the ledger does not have it. */
-static const struct memory_row *find_row(const struct memory_postgres *postgres, const char *id)
-{
-    for (size_t i = 0; i < postgres->ledger_len; i++)
-        if (strcmp(postgres->ledger[i].id, id) == 0)
-            return &postgres->ledger[i];
-    return NULL;
-}
-
-static bool in_quarantine(const struct memory_postgres *postgres, const char *id)
-{
-    for (size_t i = 0; i < postgres->quarantine_len; i++)
-        if (strcmp(postgres->quarantine[i].id, id) == 0)
-            return true;
-    return false;
-}
-
-static struct standing standing_of(const struct memory_postgres *postgres,
-                                   const struct generation *generation)
-{
-    const struct memory_row *own = find_row(postgres, generation->id);
-    const struct memory_row *prev = find_row(postgres, generation->prev_id);
-
-    return (struct standing){
-        .in_ledger = own,
-        .in_quarantine = in_quarantine(postgres, generation->id),
-        .correction = own ? own->entry.correction : (struct correction){0},
-        .cumulative_total = postgres->head.cumulative_total,
-        .cumulative_events = postgres->head.cumulative_events,
-        .prev_known = prev || generation->prev_id[0] == '\0',
-        .prev_total = prev ? prev->entry.cumulative_total : 0,
-        .prev_events = prev ? prev->entry.cumulative_events : 0,
-    };
-}
-
 static int prepare(void *context, const struct cargo *cargo, const struct updates *updates,
                    struct error *error)
 {
@@ -327,23 +330,24 @@ static int begin(void *context, struct cargo *cargo, size_t cargo_len, struct er
     for (size_t i = 0; i < cargo_len && is_carried_out(fault); i++) {
         struct memory_store *store = &flusher->store[cargo[i].shard];
         const struct generation *generation = &cargo[i].generation;
+        bool stale = memory_mutant == MUTANT_STALE_VECTOR;
+        const int64_t *vector = stale ? flusher->seen_vector[cargo[i].shard] : store->postgres.vector;
+
         store->locked_by = flusher;
-        const struct memory_postgres *seen =
-            memory_mutant == MUTANT_STALE_VECTOR ? &flusher->seen[cargo[i].shard] : &store->postgres;
         flusher->transactions[cargo[i].shard] = store->postgres;
-        cargo[i].standing = standing_of(seen, generation);
+        cargo[i].standing = stale ? flusher->seen[cargo[i].shard] : standing_of(&store->postgres, generation);
         for (size_t j = 0; j < generation->batches_len; j++)
             cargo[i].vector[j] = memory_mutant == MUTANT_NO_VECTOR
                                      ? generation->batches[j].low - 1
-                                     : seen->vector[number_of(generation->batches[j].writer)];
+                                     : vector[number_of(generation->batches[j].writer)];
     }
     if (fault != FAULT_NONE)
         lose_transaction(flusher);
     return leave(flusher, fault, 0, error);
 }
 
-/* What the primary key of the ledger or the quarantine says. */
-static int refuse_double(struct memory_flusher *flusher, struct error *error)
+/* A row that is there already, or for which this memory has no room. */
+static int refuse(struct memory_flusher *flusher, struct error *error)
 {
     return leave(flusher, FAULT_REFUSED, 0, error);
 }
@@ -375,7 +379,7 @@ static int record(void *context, const struct cargo *cargo, size_t cargo_len, st
         struct memory_store *store = &flusher->store[cargo[i].shard];
         assert(flusher->dead || store->locked_by == flusher);
         if (find_row(&flusher->transactions[cargo[i].shard], cargo[i].generation.id))
-            return refuse_double(flusher, error);
+            return refuse(flusher, error);
         add_row(&flusher->transactions[cargo[i].shard], &cargo[i]);
         if (memory_mutant == MUTANT_LEDGER_OUTSIDE)
             add_row(&store->postgres, &cargo[i]);
@@ -413,11 +417,12 @@ static int quarantine(void *context, const struct cargo *cargo, const struct upd
     enum memory_fault fault = enter(flusher);
 
     assert(flusher->dead || flusher->store[cargo->shard].locked_by == flusher);
-    if (is_carried_out(fault) && in_quarantine(postgres, generation->id))
-        return refuse_double(flusher, error);
+    if (is_carried_out(fault) &&
+        (in_quarantine(postgres, generation->id) || postgres->quarantine_len == MEMORY_QUARANTINE))
+        return refuse(flusher, error);
     if (is_carried_out(fault)) {
         struct memory_quarantine *row = &postgres->quarantine[postgres->quarantine_len++];
-        assert(postgres->quarantine_len < MEMORY_QUARANTINE && updates->len == generation->members);
+        assert(updates->len == generation->members);
         *row = (struct memory_quarantine){.set_aside = generation->set_aside, .total = cargo->total};
         snprintf(row->id, sizeof(row->id), "%s", generation->id);
         for (size_t i = 0; i < generation->batches_len; i++) {

@@ -11,7 +11,7 @@
 #define MEMORY_KEYS       6
 #define MEMORY_WRITERS    12
 #define MEMORY_LEDGER     128
-#define MEMORY_QUARANTINE 64
+#define MEMORY_QUARANTINE 32
 #define MEMORY_SHARDS     3
 
 struct memory_set {
@@ -78,7 +78,9 @@ struct memory_flusher {
     struct memory_store *store;                         /* an array of them when `shards` says so */
     size_t shards;                                      /* 0 = one */
     struct memory_postgres transactions[MEMORY_SHARDS]; /* what it would commit, while it holds the lock */
-    struct memory_postgres seen[MEMORY_SHARDS];         /* MUTANT_STALE_VECTOR: at its last seal */
+    /* MUTANT_STALE_VECTOR: what it saw at its last seal. */
+    struct standing seen[MEMORY_SHARDS];
+    int64_t seen_vector[MEMORY_SHARDS][MEMORY_WRITERS];
     bool dead;
     enum memory_fault (*hook)(void *context, struct memory_flusher *flusher); /* before each call; or NULL */
     void (*after)(void *context, struct memory_flusher *flusher);             /* after each call; or NULL */

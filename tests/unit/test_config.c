@@ -67,7 +67,7 @@ START_TEST(every_mistake_is_named_with_its_place)
         {"{} /* ", "f: a comment /* is not closed"},
         {"{\"shard\": 8}",
          "f: 'shard' is not a key; allowed here: namespace shards workers listen coalesce_ms keys_max "
-         "history_bytes spool_dir redis idempotency postgres flush targets fanout"},
+         "history_bytes spool_dir spool_bytes redis idempotency postgres flush targets fanout"},
         {"{\"idempotency\": {\"vector\": 1}}", "f: 'idempotency.vector' is a number; it takes true or false"},
         {"{\"redis\": {\"uri\": \"\"}}",
          "f: 'redis.uri' is not a key; allowed in 'redis': url password_file timeout_ms wait_replicas"},
@@ -93,7 +93,7 @@ START_TEST(every_mistake_is_named_with_its_place)
         {"{\"redis\": {\"url\": \"http://x\"}}",
          "f: 'redis.url': not a Redis URL; write redis://[user:password@]host[:port][/database] or "
          "unix://[user:password@]/path.sock[?db=database]"},
-        {"{\"spool_dir\": \"/s\"}", "f: 'spool_dir': this version takes only \"\""},
+        {"{\"spool_dir\": \"s\"}", "f: 'spool_dir' is 's'; it takes an absolute path"},
         {"{\"shards\": 0, \"workers\": true}",
          "f: 'shards' is 0; it takes a whole number from 1 to 1024\n"
          "f: 'workers' is true or false; it takes a whole number from 0 to 64"},

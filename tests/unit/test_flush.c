@@ -892,6 +892,7 @@ int main(void)
     SRunner *runner = srunner_create(suite);
     int failed;
 
+    tcase_set_timeout(tests, 60);
     suite_add_tcase(suite, tests);
     tcase_add_test(tests, flushes_what_is_open);
     tcase_add_test(tests, an_empty_shard_is_fresh_and_touches_no_sink);

@@ -30,6 +30,17 @@ static int64_t sent_micros[SLOTS];
 static struct config *config; /* NULL: nothing is fanned out */
 static uint64_t sent_events, acknowledged_events;
 
+/* The disk: batches in the order in which they were written; a segment each, so that what is settled is known
+ * by its number. What is read again begins at disk_read. */
+#define DISK_MAX 8192
+static struct {
+    uint32_t shard;
+    uint64_t durable;
+    struct batch *batch;
+    bool settled;
+} disk[DISK_MAX];
+static size_t disk_len, disk_read;
+
 static void set_up_with(size_t history_bytes)
 {
     struct outbox_options options = {SHARDS, 5, history_bytes};
@@ -42,6 +53,7 @@ static void set_up_with(size_t history_bytes)
     memset(snapshots, 0, sizeof(snapshots));
     memset(sent_micros, 0, sizeof(sent_micros));
     sent_events = acknowledged_events = 0;
+    disk_len = disk_read = 0;
 }
 
 static void set_up_fanout(void)
@@ -56,6 +68,8 @@ static void tear_down(void)
     config_free(config);
     config = NULL;
     outbox_free(outbox);
+    for (size_t i = 0; i < disk_len; i++)
+        free(disk[i].batch);
     table_free(tables[0]);
     table_free(tables[1]);
 }
@@ -127,7 +141,10 @@ static bool step(uint32_t shard, enum network network)
     if (network != NETWORK_GOOD) {
         ck_assert(outbox_unsend(outbox, shard));
     } else if (applied) {
-        acknowledged_events += outbox_acknowledge(outbox, shard, shards[shard].durable);
+        struct outbox_ack ack = outbox_acknowledge(outbox, shard, shards[shard].durable);
+        acknowledged_events += ack.events;
+        if (ack.segment != 0)
+            disk[ack.segment - 1].settled = true;
     } else {
         uint64_t last = shards[shard].seq;
         if (outbox_durable(outbox, shard) > last)
@@ -138,12 +155,75 @@ static bool step(uint32_t shard, enum network network)
     return true;
 }
 
+static struct batch *copy_batch(const struct batch *batch)
+{
+    struct batch *copy = batch_new(batch->bytes);
+    char *payload = copy->payload;
+
+    *copy = *batch;
+    copy->payload = payload;
+    if (batch->bytes > 0)
+        memcpy(payload, batch->payload, batch->bytes);
+    return copy;
+}
+
+/* Writes what the shard has to be written, if anything; a disk that fails changes nothing. */
+static bool spool(uint32_t shard, bool disk_works)
+{
+    const struct batch *batch = outbox_spool_next(outbox, shard);
+
+    if (!batch || !disk_works)
+        return false;
+    ck_assert_uint_lt(disk_len, DISK_MAX);
+    disk[disk_len].shard = shard;
+    disk[disk_len].durable = outbox_durable(outbox, shard);
+    disk[disk_len].batch = copy_batch(batch);
+    disk[disk_len].batch->segment = disk_len + 1;
+    disk[disk_len].settled = false;
+    outbox_spooled(outbox, shard, ++disk_len);
+    return true;
+}
+
+static bool load(void)
+{
+    if (!outbox_is_away(outbox))
+        return false;
+    ck_assert_uint_lt(disk_read, disk_len);
+    outbox_load(outbox, disk[disk_read].shard, copy_batch(disk[disk_read].batch));
+    disk_read++;
+    return true;
+}
+
+/* The process ends with all on disk that it can put there; the next one knows only that. */
+static void restart(void)
+{
+    struct outbox_options options = {SHARDS, 5, SIZE_MAX};
+    size_t first = 0;
+
+    for (int table = 0; table < 2; table++) {
+        for (uint32_t shard = 0; shard < SHARDS; shard++)
+            while (spool(shard, true))
+                continue;
+        ck_assert(outbox_drained(outbox));
+        swap_if_drained();
+    }
+    ck_assert_uint_eq(outbox_spooled_events(outbox), outbox_pending_events(outbox));
+    ck_assert_uint_eq(table_keys(tables[filling ^ 1]), 0);
+    outbox_free(outbox);
+    outbox = outbox_new(&options);
+    while (first < disk_len && disk[first].settled)
+        first++;
+    disk_read = first;
+    for (size_t i = first; i < disk_len; i++)
+        (void)outbox_expect(outbox, disk[i].shard, disk[i].batch, disk[i].durable);
+}
+
 static void settle(void)
 {
     bool busy = true;
 
     while (busy) {
-        busy = false;
+        busy = load();
         for (uint32_t shard = 0; shard < SHARDS; shard++)
             busy |= step(shard, NETWORK_GOOD);
         swap_if_drained();
@@ -349,15 +429,15 @@ START_TEST(what_no_history_holds_is_told_as_lost)
         batch = outbox_next(outbox, shard);
         ck_assert_uint_eq(batch->seq, seq);
         ck_assert_uint_eq(batch->keys, seq == 4);
-        ck_assert_uint_eq(outbox_acknowledge(outbox, shard, 0), seq == 4);
+        ck_assert_uint_eq(outbox_acknowledge(outbox, shard, 0).events, seq == 4);
     }
     ck_assert(outbox_drained(outbox));
     tear_down();
 }
 END_TEST
 
-/* Any order of counting, sending, lost requests and replies, flushes, and Redis falling back to any moment
- * since its last flush. Seeded: CK_SEED shows a failure again. */
+/* Any order of counting, sending, lost requests and replies, flushes, going to disk and coming back, and
+ * Redis falling back to any moment since its last flush. Seeded: CK_SEED shows a failure again. */
 START_TEST(nothing_is_lost_or_doubled_whatever_happens)
 {
     const char *given = getenv("CK_SEED");
@@ -369,7 +449,7 @@ START_TEST(nothing_is_lost_or_doubled_whatever_happens)
         set_up_fanout();
     for (int i = 0; i < 3000; i++) {
         uint32_t shard = (uint32_t)random() % SHARDS;
-        switch (random() % 12) {
+        switch (random() % 15) {
         case 0:
             swap_if_drained();
             break;
@@ -394,6 +474,13 @@ START_TEST(nothing_is_lost_or_doubled_whatever_happens)
         case 8:
             step(shard, NETWORK_GOOD);
             break;
+        case 9:
+            if (random() % 4 == 0)
+                spool(shard, random() % 4 != 0);
+            break;
+        case 10:
+            load();
+            break;
         default:
             count((int)(random() % KEYS), (random() % 40 - 15) * (random() % 3 ? MICROS_PER_UNIT : 125000));
             break;
@@ -409,6 +496,127 @@ START_TEST(nothing_is_lost_or_doubled_whatever_happens)
 }
 END_TEST
 
+/* Without a rollback: what the dead process had acknowledged, nobody could send again. */
+START_TEST(what_is_on_disk_is_stored_once_by_the_next_process)
+{
+    unsigned seed = (unsigned)_i * 104729 + 1;
+
+    srandom(seed);
+    set_up_with(SIZE_MAX);
+    for (int i = 0; i < 400; i++) {
+        uint32_t shard = (uint32_t)random() % SHARDS;
+        count((int)(random() % KEYS), (random() % 40 - 15) * (random() % 3 ? MICROS_PER_UNIT : 125000));
+        if (random() % 8 == 0)
+            swap_if_drained();
+        if (random() % 6 == 0)
+            flush(shard);
+        if (random() % 5 == 0)
+            spool(shard, true);
+        if (random() % 5 == 0)
+            load();
+        step(shard, (enum network)(random() % 3));
+    }
+    restart();
+    /* Its replies may say that a batch was there already, and that counts once too. */
+    acknowledged_events = sent_events - outbox_pending_events(outbox);
+    settle();
+    ck_assert(outbox_stored(outbox));
+    check_all_stored();
+    tear_down();
+}
+END_TEST
+
+/* The next process finds that Redis lacks what the one before had acknowledged: empty batches take those
+ * numbers, and what was on disk keeps its own. */
+START_TEST(what_died_with_its_process_is_told_as_lost)
+{
+    uint32_t shard = keyspace_shard(keyspace_hash(span_of("0")), SHARDS);
+    struct outbox_loss loss;
+
+    set_up_with(SIZE_MAX);
+    for (int i = 0; i < 3; i++) {
+        count(0, MICROS_PER_UNIT);
+        swap_if_drained();
+        settle();
+    }
+    count(0, 7 * MICROS_PER_UNIT);
+    swap_if_drained();
+    restart();
+    ck_assert(load());
+    ck_assert_uint_eq(outbox_next(outbox, shard)->seq, 4);
+    ck_assert_uint_eq(outbox_rewind(outbox, shard, 1, &loss), 2);
+    ck_assert_uint_eq(loss.first_seq, 2);
+    ck_assert_uint_eq(loss.last_seq, 3);
+    for (uint64_t seq = 2; seq <= 4; seq++) {
+        const struct batch *batch = outbox_next(outbox, shard);
+        ck_assert_uint_eq(batch->seq, seq);
+        ck_assert_uint_eq(batch->keys, seq == 4);
+        ck_assert_uint_eq(outbox_acknowledge(outbox, shard, 0).events, seq == 4);
+    }
+    ck_assert(outbox_stored(outbox));
+    tear_down();
+}
+END_TEST
+
+START_TEST(what_the_disk_does_not_give_back_is_told_as_lost)
+{
+    uint32_t shard = keyspace_shard(keyspace_hash(span_of("0")), SHARDS);
+
+    set_up_with(SIZE_MAX);
+    for (int i = 0; i < 3; i++) {
+        count(0, MICROS_PER_UNIT);
+        swap_if_drained();
+        ck_assert(spool(shard, true));
+    }
+    ck_assert(outbox_drained(outbox));
+    ck_assert(!outbox_stored(outbox));
+    ck_assert_ptr_null(outbox_next(outbox, shard));
+    ck_assert(load());
+    /* The second can't be read. */
+    disk_read++;
+    ck_assert(load());
+    ck_assert(!load());
+    for (uint64_t seq = 1; seq <= 3; seq++) {
+        const struct batch *batch = outbox_next(outbox, shard);
+        ck_assert_uint_eq(batch->seq, seq);
+        ck_assert_uint_eq(batch->keys, seq != 2);
+        outbox_acknowledge(outbox, shard, 0);
+    }
+    count(0, MICROS_PER_UNIT);
+    swap_if_drained();
+    ck_assert(spool(shard, true));
+    ck_assert_uint_eq(outbox_take_unread(outbox), 1);
+    outbox_spool_ended(outbox);
+    ck_assert_uint_eq(outbox_take_unread(outbox), 1);
+    ck_assert_uint_eq(outbox_pending_events(outbox), 0);
+    ck_assert_uint_eq(outbox_next(outbox, shard)->keys, 0);
+    outbox_acknowledge(outbox, shard, 0);
+    ck_assert(outbox_stored(outbox));
+    tear_down();
+}
+END_TEST
+
+START_TEST(what_the_disk_does_not_take_is_sent_from_memory)
+{
+    uint32_t shard = keyspace_shard(keyspace_hash(span_of("0")), SHARDS);
+    const struct batch *batch;
+
+    set_up_with(SIZE_MAX);
+    count(0, MICROS_PER_UNIT);
+    swap_if_drained();
+    ck_assert(!spool(shard, false));
+    ck_assert(!outbox_drained(outbox));
+    batch = outbox_next(outbox, shard);
+    ck_assert_uint_eq(batch->seq, 1);
+    /* In flight, and now on disk as well. */
+    ck_assert(spool(shard, true));
+    ck_assert(outbox_drained(outbox));
+    ck_assert_uint_eq(outbox_acknowledge(outbox, shard, 0).segment, 1);
+    ck_assert(outbox_stored(outbox));
+    tear_down();
+}
+END_TEST
+
 static void add_tests(TCase *tests)
 {
     tcase_add_test(tests, fractions_are_carried_until_they_make_a_whole);
@@ -419,6 +627,10 @@ static void add_tests(TCase *tests)
     tcase_add_test(tests, only_a_shard_that_could_have_been_forgotten_is_probed);
     tcase_add_test(tests, an_idle_shard_that_learns_that_all_is_durable_forgets_it);
     tcase_add_test(tests, what_no_history_holds_is_told_as_lost);
+    tcase_add_loop_test(tests, what_is_on_disk_is_stored_once_by_the_next_process, 0, 60);
+    tcase_add_test(tests, what_died_with_its_process_is_told_as_lost);
+    tcase_add_test(tests, what_the_disk_does_not_give_back_is_told_as_lost);
+    tcase_add_test(tests, what_the_disk_does_not_take_is_sent_from_memory);
     tcase_add_loop_test(tests, nothing_is_lost_or_doubled_whatever_happens, 0, 60);
 }
 

@@ -21,7 +21,7 @@ START_TEST(words)
     request_add_text(&request, "SET");
     request_add(&request, (struct span){"a\0b\r\n", 5});
     request_add_text(&request, "");
-    must_be(&request, "*3\r\n$3\r\nSET\r\n$5\r\na\0b\r\n\r\n$0\r\n\r\n", 33);
+    must_be(&request, "*3\r\n$3\r\nSET\r\n$5\r\na\0b\r\n\r\n$0\r\n\r\n", 30);
     request_begin(&request);
     request_add_text(&request, "PING");
     must_be(&request, "*1\r\n$4\r\nPING\r\n", 14);

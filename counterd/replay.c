@@ -1,0 +1,208 @@
+#include "counterd/replay.h"
+
+#include <errno.h>
+#include <event2/event.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <sys/queue.h>
+
+#include "counterd/sender.h"
+#include "lib/log.h"
+
+/* Batches that are in Redis are watched until they are in Postgres: so often. */
+#define WATCH_EVERY_MS 5000
+
+/* An earlier process's writer. */
+struct past {
+    struct replay *replay;
+    struct spool *spool;
+    struct sender *sender;
+    const char *writer;
+    uint64_t batches, events; /* found in the spool */
+    bool sent;
+    LIST_ENTRY(past) link;
+};
+
+struct replay {
+    struct replay_options options;
+    struct stats stats;
+    LIST_HEAD(, past) pasts; /* begun, and not wholly in Postgres */
+    size_t next;             /* of the writers */
+    struct event *turn;      /* what a sender calls can't free it */
+    struct event *watch;
+};
+
+static void watch_later(struct replay *replay)
+{
+    struct timeval pause = {.tv_sec = WATCH_EVERY_MS / 1000, .tv_usec = WATCH_EVERY_MS % 1000 * 1000};
+
+    event_add(replay->watch, &pause);
+}
+
+static void on_ready(void *context)
+{
+    (void)context;
+}
+
+/* The workers, who have the same Redis, say it. */
+static void on_lost(void *context, enum link_state state, const struct error *error)
+{
+    (void)context;
+    (void)state;
+    (void)error;
+}
+
+static void on_reply(void *context, bool applied)
+{
+    struct past *past = context;
+
+    if (!applied || past->sent || !spool_is_empty(past->spool))
+        return;
+    past->sent = true;
+    log_event(LOG_LEVEL_INFO, "replayed", "writer=%s batches=%" PRIu64 " increments=%" PRIu64, past->writer,
+              past->batches, past->events);
+    event_active(past->replay->turn, EV_TIMEOUT, 0);
+}
+
+static bool on_found(void *context, const struct record *record)
+{
+    struct past *past = context;
+
+    if (!outbox_expect(sender_outbox(past->sender), record->shard, &record->batch, record->durable))
+        return false;
+    past->batches++;
+    past->events += record->batch.events;
+    return true;
+}
+
+static void past_free(struct past *past)
+{
+    LIST_REMOVE(past, link);
+    sender_free(past->sender);
+    spool_free(past->spool);
+    free(past);
+}
+
+static int set_up(struct past *past, struct error *error)
+{
+    const struct replay_options *options = &past->replay->options;
+    struct spool_options spool = {
+        .directory = options->directory,
+        .namespace = options->config->namespace,
+        .writer = past->writer,
+        .shards = config_shards(options->config),
+        .lanes = config_lanes_id(options->config),
+    };
+    struct sender_options sender = {
+        .base = options->base,
+        .config = options->config,
+        .stats = &past->replay->stats,
+        .writer = past->writer,
+        .replays = true,
+        .history_bytes = (size_t)options->config->history_bytes / options->writers.len,
+        .context = past,
+        .on_ready = on_ready,
+        .on_lost = on_lost,
+        .on_reply = on_reply,
+    };
+    struct spool_finder finder = {past, on_found};
+
+    past->spool = sender.spool = spool_new(&spool);
+    if (past->spool)
+        past->sender = sender_new(&sender);
+    if (!past->sender)
+        return error_set(error, -ENOMEM, "out of memory");
+    return spool_adopt(past->spool, &finder, error);
+}
+
+/* Returns whether the writer has something to send. */
+static bool begin(struct replay *replay, const char *writer)
+{
+    struct past *past = calloc(1, sizeof(*past));
+    struct error error;
+
+    if (!past)
+        return false;
+    past->replay = replay;
+    past->writer = writer;
+    LIST_INSERT_HEAD(&replay->pasts, past, link);
+    if (set_up(past, &error) < 0)
+        log_error(LOG_LEVEL_ERROR, "replay_failed", &error);
+    else if (!spool_is_empty(past->spool)) {
+        log_event(LOG_LEVEL_INFO, "replaying", "writer=%s batches=%" PRIu64 " increments=%" PRIu64, writer,
+                  past->batches, past->events);
+        return true;
+    }
+    past_free(past);
+    return false;
+}
+
+/* One writer after the other. */
+static void on_turn(evutil_socket_t fd, short events, void *data)
+{
+    struct replay *replay = data;
+
+    (void)fd;
+    (void)events;
+    while (replay->next < replay->options.writers.len)
+        if (begin(replay, replay->options.writers.ids[replay->next++]))
+            return;
+    watch_later(replay);
+}
+
+/* No traffic of theirs would show that Redis has lost them, or that they are in Postgres. */
+static void on_watch(evutil_socket_t fd, short events, void *data)
+{
+    struct replay *replay = data;
+    struct past *past, *next;
+
+    (void)fd;
+    (void)events;
+    for (past = LIST_FIRST(&replay->pasts); past; past = next) {
+        next = LIST_NEXT(past, link);
+        if (!sender_probe(past->sender) && past->sent && outbox_stored(sender_outbox(past->sender)))
+            past_free(past);
+    }
+    if (!LIST_EMPTY(&replay->pasts))
+        watch_later(replay);
+}
+
+struct replay *replay_new(const struct replay_options *options)
+{
+    struct replay *replay = calloc(1, sizeof(*replay));
+
+    if (!replay)
+        return NULL;
+    replay->options = *options;
+    LIST_INIT(&replay->pasts);
+    stats_init(&replay->stats);
+    /* Until there is something to send, nothing is missing. */
+    atomic_store(&replay->stats.redis_ready, true);
+    replay->turn = event_new(options->base, -1, 0, on_turn, replay);
+    replay->watch = evtimer_new(options->base, on_watch, replay);
+    if (!replay->turn || !replay->watch) {
+        replay_free(replay);
+        return NULL;
+    }
+    event_active(replay->turn, EV_TIMEOUT, 0);
+    return replay;
+}
+
+void replay_free(struct replay *replay)
+{
+    if (!replay)
+        return;
+    while (!LIST_EMPTY(&replay->pasts))
+        past_free(LIST_FIRST(&replay->pasts));
+    if (replay->turn)
+        event_free(replay->turn);
+    if (replay->watch)
+        event_free(replay->watch);
+    stats_done(&replay->stats);
+    free(replay);
+}
+
+struct stats *replay_stats(struct replay *replay)
+{
+    return &replay->stats;
+}

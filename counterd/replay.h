@@ -1,0 +1,32 @@
+/* replay - what earlier processes have left in the spool goes to Redis, under their names
+ *
+ * A batch that was ever sent must keep its writer and number, or it may count twice; and whether one was,
+ * only a process knows that has ended. So each writer's batches are sent as that writer would have sent them,
+ * one writer after the other, beside the traffic of this process. Belongs to one loop.
+ */
+#ifndef COUNTERD_REPLAY_H
+#define COUNTERD_REPLAY_H
+
+#include "counterd/spool.h"
+#include "counterd/stats.h"
+#include "lib/config.h"
+
+struct event_base;
+struct replay;
+
+struct replay_options {
+    struct event_base *base;
+    const struct config *config; /* kept */
+    int directory;               /* kept: spool_directory_open() */
+    struct spool_writers writers;
+};
+
+/* Begins at once. Gives NULL when out of memory. */
+struct replay *replay_new(const struct replay_options *options);
+
+/* What is not sent stays where it is. */
+void replay_free(struct replay *replay);
+
+struct stats *replay_stats(struct replay *replay);
+
+#endif

@@ -1,0 +1,389 @@
+#!/usr/bin/env python3
+"""test_spool - batches that wait on disk: while Redis is away, over kill -9 and restarts, with a disk that is full or lies"""
+
+import resource
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import harness
+
+
+class Case(harness.Case):
+    def setUp(self):
+        super().setUp()
+        self.migrate()
+        self.spool_dir = self.dir / "spool"
+        self.spool_dir.mkdir()
+        self.config["spool_dir"] = str(self.spool_dir)
+        self.config["redis"]["timeout_ms"] = 1000
+
+    @property
+    def files(self):
+        return self.spool_dir / "counterd"
+
+    def segments(self):
+        return sorted(self.files.glob("*.spool"))
+
+    def spooled(self, counterd, increments):
+        """Waits until so many increments have been written to disk."""
+        harness.wait_until(lambda: counterd.status()["spool"]["increments"] >= increments,
+                           what=lambda: f"{increments} on disk; {counterd.status()['spool']}")
+
+    def stored(self, expected):
+        harness.wait_until(lambda: self.redis.pending() == expected,
+                           what=lambda: f"{expected}; {self.redis.pending()}")
+
+    def emptied(self):
+        harness.wait_until(lambda: not self.segments(), what=lambda: f"no segments: {self.segments()}")
+
+
+class Spool(Case):
+    def test_unused_while_redis_is_up(self):
+        counterd = self.counterd()
+        counterd.send_udp(["a:1|c"] * 100)
+        counterd.settle(100)
+        self.assertEqual(counterd.stop(), 0)
+        self.assertEqual([path.name for path in self.files.iterdir()], ["lock"])
+
+    def test_an_outage_goes_to_disk_and_comes_back(self):
+        counterd = self.counterd()
+        counterd.send_udp(["a:1|c"] * 10)
+        counterd.settle(10)
+        self.redis.kill()
+        total = 0
+        for n in range(1, 4):
+            counterd.send_udp([f"key.{key}:1|c" for key in range(500)])
+            total += 500
+            self.spooled(counterd, total)
+        self.assertTrue(self.segments())
+        self.assertEqual(counterd.status()["pending"], 1500)
+        self.redis.start()
+        counterd.settle(1510)
+        self.stored({"a": 10, **{f"key.{key}": 3 for key in range(500)}})
+        self.emptied()
+        self.assertEqual(counterd.status()["spool"]["bytes"], 0)
+
+    def test_keys_stay_apart_beyond_keys_max(self):
+        """In memory alone they would come together in counterd.overflow."""
+        counterd = self.counterd(keys_max=100)
+        self.redis.kill()
+        expected = {}
+        for n in range(10):
+            lines = [f"key.{n}.{key}:1|c" for key in range(70)]
+            expected.update({line.split(":")[0]: 1 for line in lines})
+            counterd.send_udp(lines)
+            self.spooled(counterd, 70 * (n + 1))
+        self.redis.start()
+        counterd.settle(700)
+        self.stored(expected)
+        self.assertEqual(counterd.status()["table"]["overflow"], 0)
+
+    def test_kill_9_while_redis_is_away(self):
+        counterd = self.counterd()
+        counterd.send_udp(["a:1|c"] * 10)
+        counterd.settle(10)
+        self.redis.kill()
+        counterd.send_udp(["a:1|c", "b:1|c"] * 50)
+        self.spooled(counterd, 100)
+        counterd.kill()
+        again = self.counterd("again")
+        again.send_udp(["a:1|c"])
+        self.redis.start()
+        self.stored({"a": 61, "b": 50})
+        again.wait_event("replayed", increments="100")
+        self.emptied()
+        self.flush()
+        self.assertEqual(self.counters(), {"a": 61, "b": 50})
+        status = again.status()
+        self.assertEqual((status["pending"], status["spool"]["replayed_increments"]), (0, 100))
+
+    def test_a_stop_without_redis_loses_nothing(self):
+        counterd = self.counterd(coalesce_ms=60000, workers=2)
+        self.redis.kill()
+        counterd.send_udp([f"key.{n}:1|c" for n in range(3000)] + ["half:0.5|c", "half:0.25|c"])
+        self.assertEqual(counterd.stop(), 0, counterd.tail())
+        self.assertEqual([line["increments"] for line in counterd.events("increments_spooled")], ["3002"])
+        self.redis.start()
+        again = self.counterd("again", workers=1)
+        again.send_udp(["half:0.25|c"])
+        self.stored({**{f"key.{n}": 1 for n in range(3000)}, "half": 1})
+        self.emptied()
+
+    def test_fractions_over_a_restart(self):
+        for n in range(8):
+            counterd = self.counterd(f"counterd{n}", workers=2 - n % 2)
+            counterd.send_udp(["a:0.25|c", "b:-0.125|c"])
+            counterd.settle(2)
+            self.assertEqual(counterd.stop(), 0, counterd.tail())
+        self.flush()
+        self.assertEqual(self.counters(), {"a": 2, "b": -1})
+
+    def test_redis_that_never_answers(self):
+        """It takes connections and says nothing: away as well. What was sent has an unknown end, and keeps its number."""
+        counterd = self.counterd(redis={"url": self.redis.url, "timeout_ms": 300})
+        counterd.send_udp(["a:1|c"])
+        counterd.settle(1)
+        self.redis.signal(signal.SIGSTOP)
+        counterd.send_udp(["a:1|c"] * 20)
+        self.spooled(counterd, 20)
+        self.assertEqual(counterd.stop(), 0, counterd.tail())
+        self.redis.signal(signal.SIGCONT)
+        self.counterd("again")
+        self.stored({"a": 21})
+        self.emptied()
+        self.flush()
+        self.assertEqual(self.counters(), {"a": 21})
+
+    def test_killed_again_and_again_while_it_is_replayed(self):
+        counterd = self.counterd(shards=8, coalesce_ms=5)
+        self.redis.kill()
+        total = 0
+        for n in range(3):
+            counterd.send_udp([f"key.{key}:1|c" for key in range(4000)])
+            total += 4000
+            self.spooled(counterd, total)
+        counterd.kill()
+        self.redis.start()
+        proxy = harness.Proxy(self.dir / "proxy.sock", self.redis.path)
+        self.addCleanup(proxy.close)
+        for n in range(4):
+            config = self.write_config(f"again{n}.json", redis={"url": f"unix://{proxy.path}?db=0"})
+            counterd = self.track(harness.Counterd(self.dir, config, f"again{n}"))
+            proxy.hold(lambda request: b"key." in request, counterd.kill)
+            counterd.start(event=None)
+            harness.wait_until(lambda: not counterd.alive, what="its end with a batch on its way")
+            self.assertTrue(self.segments())
+        self.counterd("last")
+        self.stored({f"key.{key}": 3 for key in range(4000)})
+        self.emptied()
+        self.assertEqual(self.redis.accepted(), 12000)
+
+    def test_what_is_fanned_out_goes_along(self):
+        counterd = self.counterd(fanout=[{"match": "view.{id}", "also": ["views"]}], shards=8)
+        self.redis.kill()
+        counterd.send_udp([f"view.{n}:1|c" for n in range(300)])
+        self.spooled(counterd, 300)
+        harness.wait_until(lambda: counterd.status()["table"]["keys"] == 0, what="all on disk")
+        counterd.kill()
+        self.redis.start()
+        self.counterd("again")
+        self.stored({"views": 300, **{f"view.{n}": 1 for n in range(300)}})
+        self.emptied()
+
+    def test_sync_waits_for_redis_and_not_for_the_disk(self):
+        counterd = self.counterd()
+        self.redis.kill()
+        with socket.create_connection(counterd.address("tcp"), timeout=harness.DEADLINE_S) as client:
+            client.sendall(b"a:1|c\nSYNC one\n")
+            self.spooled(counterd, 1)
+            client.sendall(b"a:1|c\nSYNC two\n")
+            self.spooled(counterd, 2)
+            client.setblocking(False)
+            self.assertRaises(BlockingIOError, client.recv, 100)
+            client.settimeout(harness.DEADLINE_S)
+            self.redis.start()
+            answer = b""
+            while answer.count(b"\n") < 2:
+                answer += client.recv(100)
+            self.assertEqual(answer, b"SYNCED one\nSYNCED two\n")
+            self.assertEqual(self.redis.pending(), {"a": 2})
+
+
+class Rollback(Case):
+    """Redis comes back with less than it had, and the process that had stored it is gone."""
+
+    def flushed_then_spooled(self):
+        """10 in Postgres; 5 acknowledged and not flushed; 20 on disk, of which Redis may have some."""
+        counterd = self.counterd(shards=1)
+        counterd.send_udp(["a:1|c"] * 10)
+        counterd.settle(10)
+        self.flush(config=self.write_config("flusher.json", shards=1))
+        counterd.send_udp(["a:1|c"] * 5)
+        counterd.settle(15)
+        return counterd
+
+    def test_emptied_over_a_restart(self):
+        counterd = self.flushed_then_spooled()
+        self.redis.kill()
+        counterd.send_udp(["a:1|c"] * 20)
+        self.spooled(counterd, 20)
+        self.assertEqual(counterd.stop(), 0)
+        self.redis.start()
+        self.redis.call("FLUSHALL")
+        again = self.counterd("again", shards=1)
+        self.emptied()
+        lost = again.wait_event("increments_lost")
+        self.assertEqual(lost["first_seq"], lost["last_seq"])
+        for _ in range(4):
+            self.flush(code=None, config=self.write_config("flusher.json", shards=1))
+        # The 5 were only in Redis, and with whoever had sent them.
+        self.assertEqual(self.counters(), {"a": 30})
+
+    def test_what_was_spooled_had_been_applied_already(self):
+        """Sent, applied, flushed, its reply lost: sent again after the restart, to a Redis that knows nothing of it."""
+        proxy = harness.Proxy(self.dir / "proxy.sock", self.redis.path)
+        self.addCleanup(proxy.close)
+        url = {"url": f"unix://{proxy.path}?db=0", "timeout_ms": 300}
+        counterd = self.counterd(shards=1, redis=url)
+        counterd.send_udp(["a:1|c"] * 10)
+        counterd.settle(10)
+        proxy.cut(lambda request: b"\r\na\r\n" in request, times=1000, swallow=True)
+        counterd.send_udp(["a:1|c"] * 7)
+        self.spooled(counterd, 7)
+        self.flush(config=self.write_config("flusher.json", shards=1))
+        self.assertEqual(self.counters(), {"a": 17})
+        self.assertEqual(counterd.stop(), 0)
+        self.redis.call("FLUSHALL")
+        again = self.counterd("again", shards=1)
+        again.send_udp(["a:1|c"])
+        again.settle(1)
+        self.emptied()
+        self.flush(code=None, config=self.write_config("flusher.json", shards=1))
+        again.send_udp(["a:1|c"])  # so that its writer learns of the reset
+        again.settle(2)
+        self.flush(code=None, config=self.write_config("flusher.json", shards=1))
+        self.assertEqual(self.counters(), {"a": 19})
+
+
+    def test_a_replayed_batch_in_quarantine_is_sent_again(self):
+        """Its writer has no traffic that would tell that the flusher has reset the shard: it asks."""
+        counterd = self.counterd(shards=1)
+        counterd.send_udp(["a:1|c"] * 10)
+        counterd.settle(10)
+        self.flush(config=self.write_config("flusher.json", shards=1))
+        self.redis.kill()  # before it could tell that the 10 are in Postgres
+        counterd.send_udp(["a:1|c"] * 20)
+        self.spooled(counterd, 20)
+        self.assertEqual(counterd.stop(), 0)
+        self.redis.start()
+        self.redis.call("FLUSHALL")
+        again = self.counterd("again", shards=1)
+        self.emptied()
+        self.flush(code=None, config=self.write_config("flusher.json", shards=1))
+        self.assertEqual(self.counters(), {"a": 10})
+        again.wait_event("redis_went_back", count=2)
+        self.stored({"a": 20})
+        self.flush(config=self.write_config("flusher.json", shards=1))
+        self.assertEqual(self.counters(), {"a": 30})
+
+
+class Disk(Case):
+    def test_full_by_spool_bytes(self):
+        counterd = self.counterd(spool_bytes=1048576, keys_max=30000)
+        self.redis.kill()
+        sent = 0
+        while not counterd.events("spool_failed"):
+            counterd.send_udp([f"key.{sent + key}.{'x' * 100}:1|c" for key in range(2000)])
+            sent += 2000
+            self.assertLess(sent, 60000)
+        self.assertIn("spool_bytes", counterd.events("spool_failed")[0]["error"])
+        self.assertLessEqual(counterd.status()["spool"]["bytes"], 1048576)
+        self.redis.start()
+        counterd.settle(sent)
+        self.assertEqual(sum(self.redis.pending().values()), sent)
+        self.emptied()
+
+    def test_no_room_left_is_told_and_counting_goes_on(self):
+        """The kernel says no in the middle of a file (here by a limit on file sizes), and yes again later."""
+        counterd = self.counterd()
+        self.redis.kill()
+        _, hard = resource.prlimit(counterd.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(counterd.pid, resource.RLIMIT_FSIZE, (30000, hard))
+        counterd.send_udp([f"key.{key}.{'x' * 100}:1|c" for key in range(3000)])
+        counterd.wait_event("spool_failed")
+        self.assertGreater(counterd.status()["spool"]["errors"], 0)
+        counterd.send_udp(["more:1|c"] * 10)
+        resource.prlimit(counterd.pid, resource.RLIMIT_FSIZE, (hard, hard))
+        self.spooled(counterd, 3010)
+        counterd.kill()
+        self.redis.start()
+        self.counterd("again")
+        self.stored({**{f"key.{key}.{'x' * 100}": 1 for key in range(3000)}, "more": 10})
+        self.emptied()
+
+    def test_still_full_at_the_end_exits_75_and_says_how_much(self):
+        counterd = self.counterd()
+        self.redis.kill()
+        for path in (self.files, self.spool_dir):
+            path.rename(path.with_name(path.name + ".gone"))
+        (self.dir / "spool.gone" / "counterd.gone" / "lock").unlink()
+        (self.dir / "spool.gone" / "counterd.gone").rmdir()
+        counterd.send_udp(["a:1|c"] * 12)
+        self.assertEqual(counterd.stop(), harness.EXIT_TEMPFAIL, counterd.tail())
+        self.assertEqual([line["increments"] for line in counterd.events("increments_dropped")], ["12"])
+
+    def left_behind(self, lines):
+        """What a counterd without Redis leaves; gives its segment."""
+        counterd = self.counterd("first")
+        self.redis.kill()
+        counterd.send_udp(lines)
+        self.spooled(counterd, len(lines))
+        counterd.kill()
+        self.redis.start()
+        [segment] = self.segments()
+        return segment
+
+    def test_a_torn_tail_is_cut(self):
+        segment = self.left_behind([f"key.{key}:1|c" for key in range(50)])
+        whole = segment.read_bytes()
+        segment.write_bytes(whole + whole[144:200])
+        again = self.counterd("again")
+        self.stored({f"key.{key}": 1 for key in range(50)})
+        self.emptied()
+        self.assertEqual(again.events("spool_torn")[0]["bytes"], "56")
+        self.assertEqual([path.name for path in self.files.iterdir()], ["lock"])
+
+    def test_damage_is_put_aside_and_what_is_before_it_stored(self):
+        segment = self.left_behind([f"key.{key}:1|c" for key in range(50)])
+        raw = bytearray(segment.read_bytes())
+        raw[-1] ^= 1
+        segment.write_bytes(raw)
+        again = self.counterd("again")
+        again.wait_event("spool_damaged")
+        again.wait_event("spool_put_aside")
+        self.emptied()
+        self.assertEqual(Path(f"{segment}.aside").read_bytes(), bytes(raw))
+        stored = sum(self.redis.pending().values())
+        self.assertTrue(0 < stored < 50, stored)
+
+    def test_a_foreign_file_is_put_aside(self):
+        self.files.mkdir()
+        (self.files / "notes.txt").write_text("not yours\n")
+        name = "0123456789ABCDEFGHJKMNPQRS.00000001.spool"
+        (self.files / name).write_bytes(b"x" * 1000)
+        counterd = self.counterd()
+        self.assertEqual(len(counterd.events("spool_put_aside")), 2)
+        self.assertEqual((self.files / "notes.txt.aside").read_text(), "not yours\n")
+        self.assertEqual((self.files / f"{name}.aside").read_bytes(), b"x" * 1000)
+
+    def refused(self, text, **changes):
+        done = self.program(harness.COUNTERD, "-c", self.write_config("refused.json", **changes))
+        self.assertIn(text, done.err)
+        return done.code
+
+    def test_what_does_not_fit_refuses_to_start(self):
+        segment = self.left_behind(["a:1|c"])
+        before = segment.read_bytes()
+        redis = {"url": self.redis.url.replace("db=0", "db=1")}  # whose namespace is not begun yet
+        self.assertEqual(self.refused("'shards' is 16 here", shards=16, redis=redis), harness.EXIT_CONFIG)
+        (self.spool_dir / "other").mkdir()
+        segment.rename(self.spool_dir / "other" / segment.name)
+        self.assertEqual(self.refused("is of namespace 'counterd'", namespace="other"), harness.EXIT_CONFIG)
+        segment = self.spool_dir / "other" / segment.name
+        segment.write_bytes(before[:20] + b"\x09" + before[21:])
+        self.assertEqual(self.refused("another version", namespace="other"), harness.EXIT_CONFIG)
+        self.assertEqual(self.refused("spool_dir", spool_dir=str(self.dir / "missing")), harness.EXIT_CONFIG)
+        self.assertEqual(self.refused("absolute", spool_dir="spool"), harness.EXIT_CONFIG)
+
+    def test_one_process_has_the_directory_to_itself(self):
+        self.counterd()
+        listen = {"udp": ["127.0.0.1:0"], "http": ""}
+        self.assertEqual(self.refused("in use by another counterd", listen=listen), harness.EXIT_UNAVAILABLE)
+
+
+if __name__ == "__main__":
+    harness.main()

@@ -112,7 +112,7 @@ class OneServer(Lanes):
         for database, namespace in ((self.database, main), (self.blog, blog), (self.shop, shop)):
             self.assertEqual(self.postgres.query("select distinct namespace from counterd.ledger", database),
                              [[namespace]])
-            self.assertEqual(self.postgres.query("select namespace, failure is null from counterd.runs", database),
+            self.assertEqual(self.postgres.query("select namespace, error is null from counterd.runs", database),
                              [[namespace, "t"]])
 
     def test_get_asks_the_lane_of_the_key(self):
@@ -146,7 +146,7 @@ class OneServer(Lanes):
             text = (self.dir / f"flush{namespace.removeprefix('counterd')}.prom").read_text()
             self.assertIn(f'counterd_flush_last_run_failed{{namespace="{namespace}"}} 0', text)
         parked = [json.loads(line) for line in self.flusher("parked", "list", "--json").out.splitlines()]
-        self.assertEqual([(report["namespace"], len(report["rows"])) for report in parked if report["rows"]], [(blog, 1)])
+        self.assertEqual([(report["namespace"], report["rows"]) for report in parked if report["rows"]], [(blog, 1)])
         self.check_balanced()
 
     def test_a_key_that_is_in_a_lane_by_rules_of_before_is_parked(self):

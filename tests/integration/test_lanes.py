@@ -261,6 +261,49 @@ class OneServer(Lanes):
         self.check_balanced()
 
 
+class Restarts(Lanes, RollbackCase):
+    def test_what_redis_forgets_comes_back_into_its_lane(self):
+        daemon = self.counterd()
+        self.count(daemon)
+        self.flush()
+        self.count(daemon)
+        backup = self.backup()
+        self.count(daemon)
+        self.flush()
+        self.roll_back(backup)
+
+        def exact():
+            self.count(daemon)
+            self.flush(code=None)
+            return len(self.posts()) == 40 and self.posts()[0] == self.rounds
+        harness.wait_until(exact, what=lambda: f"{self.rounds} rounds, not {self.posts()}\n{daemon.tail()}")
+        self.check_rows(self.rounds)
+
+    def test_a_spool_is_stored_in_its_lanes(self):
+        spool = self.dir / "spool"
+        spool.mkdir()
+        daemon = self.counterd(spool_dir=str(spool))
+        self.count(daemon)
+        self.redis.stop()
+        daemon.send_udp([*LINES, "shop.half:0.5|c"])
+        harness.wait_until(lambda: daemon.status()["spool"]["increments"] == len(LINES) + 1, what="all on disk")
+        daemon.stop()
+        self.redis.start()
+        refused = self.track(harness.Counterd(
+            self.dir, self.write_config("other.json", spool_dir=str(spool), targets=[CATCH_ALL]), "other")).spawn()
+        self.assertEqual(refused.wait(), harness.EXIT_CONFIG)
+        self.assertIn("other databases", refused.log())
+        daemon = self.counterd("after", spool_dir=str(spool))
+        daemon.wait_event("replayed")
+        self.lines = 0
+        self.count(daemon, ["shop.half:0.5|c"])
+        self.flush()
+        self.assertEqual(self.shop_counters().pop("shop.half"), 1)
+        self.check_balanced()
+        self.shop_server.query("delete from counterd.counters where key = 'shop.half'", self.shop)
+        self.check_rows(2)
+
+
 class TwoServers(Lanes):
     """The shop's server is another one, which is stopped meanwhile."""
 

@@ -115,6 +115,26 @@ class Commands(harness.Case):
         self.assertEqual(self.query("select namespace, fresh_until <= now() from counterd.freshness"),
                          [["counterd", "t"]])
 
+    def test_old_rows_go_and_the_audit_still_balances(self):
+        """The newest row of a shard stays, however old: Redis goes on from it."""
+        counterd = self.counterd()
+        for _ in range(3):
+            self.send(counterd, [f"key.{n}:2|c" for n in range(40)])
+            self.flush()
+        heads = self.query("select count(*), sum(cumulative_total) from counterd.shards where head_gen <> ''")
+        self.query("update counterd.ledger set applied_at = applied_at - interval '91 days',"
+                   " gen = case when gen in (select head_gen from counterd.shards) then gen else '00' || substr(gen, 3) end,"
+                   " prev_gen = case when prev_gen = '' then '' else '00' || substr(prev_gen, 3) end")
+        self.query("update counterd.runs set finished_at = finished_at - interval '91 days'")
+        self.flush()
+        self.assertEqual(self.query("select count(*), sum(cumulative_total) from counterd.ledger"), heads)
+        self.assertEqual(self.query("select sum(pruned_total) > 0, count(*) from counterd.shards"), [["t", "8"]])
+        self.assertEqual(self.query("select count(*) from counterd.runs"), [["1"]])
+        self.flusher("audit")
+        self.send(counterd, ["key.1:2|c"])
+        self.flush()
+        self.flusher("audit")
+
     def test_status_tells_what_is_pending(self):
         counterd = self.counterd()
         self.send(counterd, [f"key.{n}:1|c" for n in range(50)])

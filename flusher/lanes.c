@@ -97,6 +97,8 @@ static int code_of(const struct config *config, size_t lane, int status)
 {
     if (WIFEXITED(status))
         return WEXITSTATUS(status);
+    if (WTERMSIG(status) == SIGTERM || WTERMSIG(status) == SIGINT)
+        return EX_TEMPFAIL;
     log_event(LOG_LEVEL_ERROR, "lane_killed", "namespace=%s signal=%d", config->lanes[lane].namespace,
               WTERMSIG(status));
     return EX_TEMPFAIL;
@@ -129,9 +131,12 @@ static int execute_at_once(const struct config *config, const struct command_opt
                            lanes_command *command)
 {
     pid_t children[LANES_MAX] = {0};
-    int code = EX_OK, signal = 0, caught = 0;
+    int code = EX_OK, caught = 0;
     sigset_t signals, mask;
+    size_t left;
 
+    /* Inherited as ignored, nobody would hear of the children's ends. */
+    signal(SIGCHLD, SIG_DFL);
     sigemptyset(&signals);
     sigaddset(&signals, SIGCHLD);
     sigaddset(&signals, SIGTERM);
@@ -146,12 +151,16 @@ static int execute_at_once(const struct config *config, const struct command_opt
             code = EX_TEMPFAIL;
         }
     }
-    while (reap(config, children, &code) > 0) {
-        signal = sigwaitinfo(&signals, NULL);
-        if (signal != SIGTERM && signal != SIGINT)
+    while ((left = reap(config, children, &code)) > 0) {
+        int number;
+        /* One that ends by itself was to stay: whoever supervises all can start all again. */
+        if (options->every_ms > 0 && left < config->lanes_len)
+            pass_on(config, children, SIGTERM);
+        number = sigwaitinfo(&signals, NULL);
+        if (number != SIGTERM && number != SIGINT)
             continue;
-        caught = signal;
-        pass_on(config, children, signal);
+        caught = number;
+        pass_on(config, children, number);
     }
     sigprocmask(SIG_SETMASK, &mask, NULL);
     /* As it would have ended by itself: with --every a signal is the usual end. */

@@ -4,6 +4,7 @@ else's counts waiting
 """
 
 import json
+import os
 import signal
 import sys
 import threading
@@ -123,6 +124,9 @@ class OneServer(Lanes):
         for key, value in (("main.7", 8), ("blog.post.7", 8), ("shop.item.7", 8), ("shop.all", ALL)):
             got = json.loads(self.flusher("get", key, "--json").out)
             self.assertEqual((got["value"], got["stored"], got["pending"]), (2 * value, value, value), key)
+            self.assertEqual(json.loads(daemon.http(f"/v1/counters/{key}")[1])["pending"], value)
+        self.assertEqual({top["key"] for top in json.loads(daemon.http("/v1/top?n=2")[1])["keys"]},
+                         {"shop.all", "main.all"})
 
     def test_one_namespace_alone(self):
         daemon = self.counterd()
@@ -246,6 +250,15 @@ class OneServer(Lanes):
         harness.wait_until(lambda: not any(Path(f"/proc/{pid}").exists() and
                                            " Z " not in Path(f"/proc/{pid}/stat").read_text() for pid in children),
                            what=f"the end of {children}")
+
+    def test_when_one_process_dies_all_end_to_be_started_again(self):
+        flusher = self.track(harness.Process("every", self.dir, [harness.FLUSHER, "-c", self.write_config("e.json"),
+                                                                 "--every", "600"])).spawn()
+        flusher.wait_event("flush", 3)
+        children = Path(f"/proc/{flusher.pid}/task/{flusher.pid}/children").read_text().split()
+        os.kill(int(children[1]), signal.SIGKILL)
+        self.assertEqual(flusher.wait(), harness.EXIT_TEMPFAIL)
+        self.assertEqual(flusher.events("lane_killed")[0]["signal"], "9")
 
     def test_flushes_while_it_is_counted(self):
         daemon = self.counterd(workers=2)

@@ -15,6 +15,7 @@
 #include "flusher/overview.h"
 #include "flusher/partitions.h"
 #include "flusher/preview.h"
+#include "flusher/progress.h"
 #include "flusher/prune.h"
 #include "flusher/quarantine.h"
 #include "flusher/source_redis.h"
@@ -188,13 +189,13 @@ static void keep_partitions(struct session *session)
 static int flush_all(struct session *session, struct run_metrics *metrics, struct error *error)
 {
     bool watched =
-        session->options->style == REPORT_TEXT && !session->options->among_lanes && report_has_terminal();
+        session->options->style == REPORT_TEXT && !session->options->among_lanes && progress_is_seen();
     struct jobs_options jobs = {session->config,
                                 session->plan,
                                 session->postgres,
                                 session->source,
                                 session->options->every_ms ? stop_requested : NULL,
-                                watched ? report_progress : NULL};
+                                watched ? progress_draw : NULL};
     int64_t started_ms = clock_unix_ms(), from_ms = clock_monotonic_ms();
     struct jobs_result result;
     int r = 0;
@@ -202,7 +203,7 @@ static int flush_all(struct session *session, struct run_metrics *metrics, struc
     keep_partitions(session);
     jobs_run(&jobs, &result);
     if (watched)
-        report_progress_end();
+        progress_end();
     if (result.parked > 0)
         log_event(LOG_LEVEL_WARN, "parked",
                   "keys=%" PRId64 " hint=\"their tables did not take them; see 'flusher parked list'\"",

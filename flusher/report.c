@@ -5,13 +5,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "flusher/whole.h"
 #include "lib/log.h"
 #include "lib/targets.h"
 
-#define BAR_CHARS  40
 #define TIME_BYTES 32
 
 enum field_type { FIELD_TEXT, FIELD_WHOLE, FIELD_MS, FIELD_FLAG };
@@ -603,23 +601,4 @@ void report_parked_result(enum report_style style, const char *verb, const struc
     };
 
     print(style, print_line, fields, ARRAY_LEN(fields));
-}
-
-bool report_has_terminal(void)
-{
-    return isatty(STDERR_FILENO);
-}
-
-void report_progress(int64_t shards_done, int64_t shards)
-{
-    static const char full[] = "########################################";
-    int filled = (int)(shards_done * BAR_CHARS / shards);
-
-    fprintf(stderr, "\r[%.*s%*s] %" PRId64 "/%" PRId64 " shards", filled, full, BAR_CHARS - filled, "",
-            shards_done, shards);
-}
-
-void report_progress_end(void)
-{
-    fputs("\r\033[K", stderr);
 }

@@ -67,11 +67,4 @@ void report_parked(enum report_style style, const struct parked_list *list);
 /* `verb`: "retry" or "drop". */
 void report_parked_result(enum report_style style, const char *verb, const struct parked_result *result);
 
-/* Whether somebody watches stderr. */
-bool report_has_terminal(void);
-
-/* Draws the bar over the one before it; report_progress_end() wipes it out. */
-void report_progress(int64_t shards_done, int64_t shards);
-void report_progress_end(void);
-
 #endif

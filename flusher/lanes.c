@@ -1,6 +1,5 @@
 #include "flusher/lanes.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>

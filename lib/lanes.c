@@ -81,8 +81,10 @@ void finish_lanes(struct reader *reader)
     qsort(config->lanes, len, sizeof(config->lanes[0]), by_namespace);
     for (size_t i = 1; i < len; i++)
         if (strcmp(config->lanes[i - 1].namespace, config->lanes[i].namespace) == 0)
-            mistake(reader, "'targets': '%s' and '%s' have the same digest; write one of them otherwise",
-                    config->lanes[i - 1].database, config->lanes[i].database);
+            /* Not the texts: they may hold a password. */
+            mistake(reader,
+                    "'targets': two texts of 'database' have the same digest, '%s'; write one otherwise",
+                    config->lanes[i].namespace);
     config->targets->lanes = (uint32_t)len;
     for (size_t i = 0; i < config->targets->len; i++)
         config->targets->items[i].lane = lane_of(config, config->targets->items[i].database);

@@ -15,6 +15,7 @@
 #include "flusher/overview.h"
 #include "flusher/partitions.h"
 #include "flusher/preview.h"
+#include "flusher/progress.h"
 #include "flusher/prune.h"
 #include "flusher/quarantine.h"
 #include "flusher/source_redis.h"
@@ -52,7 +53,7 @@ static void session_close(struct session *session)
 
 static int session_plan(struct session *session, struct error *error)
 {
-    return plan_make(session->postgres, session->config->targets, &session->plan, error);
+    return plan_make(session->postgres, session->config, &session->plan, error);
 }
 
 /* Whether the schema and the number of shards are what they have to be. With `record`, a namespace that
@@ -175,7 +176,8 @@ static void write_metrics(struct session *session, struct run_metrics *metrics)
 /* A run that can't see to the partitions flushes all the same: those of the next days are there by now. */
 static void keep_partitions(struct session *session)
 {
-    struct partitions_options options = {session->config->targets, "", clock_unix_ms() / 1000};
+    struct partitions_options options = {session->config->targets, session->config->lane,
+                                         clock_unix_ms() / 1000};
     struct partitions_kept kept;
     struct error error;
 
@@ -188,13 +190,14 @@ static void keep_partitions(struct session *session)
 
 static int flush_all(struct session *session, struct run_metrics *metrics, struct error *error)
 {
-    bool watched = session->options->style == REPORT_TEXT && report_has_terminal();
+    bool watched =
+        session->options->style == REPORT_TEXT && !session->options->among_lanes && progress_is_seen();
     struct jobs_options jobs = {session->config,
                                 session->plan,
                                 session->postgres,
                                 session->source,
                                 session->options->every_ms ? stop_requested : NULL,
-                                watched ? report_progress : NULL};
+                                watched ? progress_draw : NULL};
     int64_t started_ms = clock_unix_ms(), from_ms = clock_monotonic_ms();
     struct jobs_result result;
     int r = 0;
@@ -202,7 +205,7 @@ static int flush_all(struct session *session, struct run_metrics *metrics, struc
     keep_partitions(session);
     jobs_run(&jobs, &result);
     if (watched)
-        report_progress_end();
+        progress_end();
     if (result.parked > 0)
         log_event(LOG_LEVEL_WARN, "parked",
                   "keys=%" PRId64 " hint=\"their tables did not take them; see 'flusher parked list'\"",
@@ -301,8 +304,8 @@ int command_run(const struct config *config, const struct command_options *optio
     sigprocmask(SIG_BLOCK, &signals, NULL);
     for (;;) {
         int64_t next_ms = clock_monotonic_ms() + options->every_ms;
-        /* Whatever else goes wrong may be better in the next round. */
-        if (run_once(config, options) == EX_CONFIG)
+        /* Whatever else goes wrong may be better in the next round; and other lanes go on in any case. */
+        if (run_once(config, options) == EX_CONFIG && !options->among_lanes)
             return EX_CONFIG;
         if (!sleep_until(next_ms))
             return EX_OK;

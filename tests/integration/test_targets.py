@@ -157,9 +157,6 @@ class Refusals(Targets):
         self.query('ALTER TABLE public.hourly ADD COLUMN "bucket" timestamptz;')
         self.refused(target, "unique index", mend="CREATE UNIQUE INDEX ON public.hourly (id, bucket);")
 
-    def test_another_database_is_not_supported_yet(self):
-        self.refused({**POSTS, "database": "dbname=other"}, "'database' is not supported")
-
     def test_our_own_table_under_another_name(self):
         self.refused({"match": "x.{key}", "table": '"counterd".counters', "value": "value", "missing": "insert"},
                      "only counterd.counters and counterd.rollups can be named")

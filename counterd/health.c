@@ -222,7 +222,7 @@ static void judge_spool(const struct figures *figures, struct health *health)
 
     if (max == 0)
         return;
-    if (is_spool_failing(figures)) {
+    if (is_spool_failing(figures) && fills) {
         warning = warn(health, WARNING_SPOOL_FAILED, SEVERITY_BAD,
                        "The disk takes no more: %s increments wait in memory alone, and %s on disk. (%s)",
                        spell_count(figures->pending - figures->on_disk, memory), spell_count(on_disk, count),
@@ -238,6 +238,13 @@ static void judge_spool(const struct figures *figures, struct health *health)
                        figures->spool_bytes_most * 100 / max);
         advise(warning, "Bring Redis back: that empties it. Or raise spool_bytes, if the disk has room, and "
                         "restart counterd: what is on disk stays.");
+    }
+    if (is_spool_failing(figures) && !fills) {
+        warning = warn(health, WARNING_SPOOL_FAILED, SEVERITY_BAD, "The spool can't be read. (%s)",
+                       figures->spool_trouble);
+        advise(warning,
+               "What is damaged is put aside, under the name NAME.aside, and the rest goes on. The log "
+               "says how much is lost (event=increments_lost).");
     }
     if (!fills && on_disk > 0) {
         warning =

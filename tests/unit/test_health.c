@@ -142,6 +142,12 @@ START_TEST(a_spool_that_fails)
     ck_assert_str_eq(health.warnings[1].text,
                      "The disk takes no more: 30 increments wait in memory alone, and "
                      "20 on disk. (no room)");
+    figures.redis_ready = true;
+    health_judge(&figures, &health);
+    ck_assert_uint_eq(health.len, 2);
+    ck_assert_str_eq(health.warnings[0].text, "The spool can't be read. (no room)");
+    ck_assert_int_eq(health.warnings[1].code, WARNING_SPOOL_DRAINING);
+    figures.redis_ready = false;
     figures.spool_error_ago_ms = 5000;
     health_judge(&figures, &health);
     ck_assert_int_eq(health.warnings[1].code, WARNING_SPOOL_NEARLY_FULL);

@@ -74,7 +74,8 @@ enum record_result record_read_header(struct span bytes, struct record_header *r
         return RECORD_ALIEN;
     if (raw.byte_order != BYTE_ORDER_MARK || raw.version != VERSION)
         return RECORD_NEWER;
-    if (raw.checksum != checksum_of_header(&raw) || raw.shards < 1 || raw.shards > SHARDS_MAX)
+    if (raw.checksum != checksum_of_header(&raw) || raw.shards < 1 || raw.shards > SHARDS_MAX ||
+        raw.unused != 0)
         return RECORD_ALIEN;
     *ret_header = (struct record_header){.shards = raw.shards, .segment = raw.segment};
     memcpy(ret_header->namespace, raw.namespace, sizeof(raw.namespace));
@@ -137,7 +138,7 @@ enum record_result record_read(struct span bytes, uint32_t shards, struct record
     payload = (struct span){bytes.ptr + sizeof(raw), raw.payload_bytes};
     if (bytes.len - sizeof(raw) < payload.len)
         return RECORD_SHORT;
-    if (raw.checksum != checksum_of(&raw, payload.ptr) || raw.shard >= shards ||
+    if (raw.checksum != checksum_of(&raw, payload.ptr) || raw.shard >= shards || raw.unused != 0 ||
         !are_entries(payload, raw.keys))
         return RECORD_ALIEN;
     *ret_record = (struct record){

@@ -14,6 +14,8 @@ static const char *reason_of(int code)
         return "Bad Request";
     case ANSWER_TOO_LARGE:
         return "Content Too Large";
+    case ANSWER_UNSUPPORTED:
+        return "Unsupported Media Type";
     case ANSWER_UNPROCESSABLE:
         return "Unprocessable Content";
     case ANSWER_TOO_MANY:

@@ -201,7 +201,9 @@ void report_key(enum report_style style, const char *key, const struct stored *s
                 const struct key_pending *pending, const char *note)
 {
     bool known = stored->known || pending->known;
-    const char *unknown = known ? NULL : "no such key: nothing is stored or pending for it";
+    const char *why = known            ? NULL
+                      : stored->parked ? "no row took it; see 'flusher parked list'"
+                                       : "no such key: nothing is stored or pending for it";
     struct field fields[] = {
         text_field("key", key),
         whole_field("value", whole_add(stored->value, pending->delta)),
@@ -209,7 +211,7 @@ void report_key(enum report_style style, const char *key, const struct stored *s
         whole_field("pending", pending->delta),
         whole_field("parked", stored->parked),
         flag_field("known", known),
-        text_field("note", note ? note : unknown),
+        text_field("note", note ? note : why),
     };
 
     print(style, print_line, fields, ARRAY_LEN(fields));

@@ -226,7 +226,9 @@ class Rows(Targets):
         self.assertEqual(self.counters(), {"team.red.user.1.losses": 1})
         self.assertEqual(self.audit()["verdict"], "balanced")
         self.assertEqual(self.get("team.red.user.1.points")["value"], 2)
-        self.assertEqual([self.get("team.blue.user.1.points")[name] for name in ("known", "parked")], [False, 1])
+        got = self.get("team.blue.user.1.points")
+        self.assertEqual([got[name] for name in ("known", "parked")], [False, 1])
+        self.assertIn("flusher parked list", got["note"])
 
     def test_two_keys_that_mean_one_row(self):
         for missing in ("park", "insert"):

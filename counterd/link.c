@@ -5,11 +5,11 @@
 #include <event2/event.h>
 #include <hiredis/hiredis.h>
 #include <hiredis/async.h>
-#include <hiredis/adapters/libevent.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "counterd/dial.h"
 #include "lib/keyspace.h"
 #include "lib/log.h"
 
@@ -242,17 +242,13 @@ static void ask(struct link *link, redisCallbackFn *callback, int argc, const ch
 /* All of it in one go; the first answer that is an error ends the connection. */
 static void introduce(struct link *link)
 {
-    const struct redis_address *address = &link->config->redis.address;
-    char shards_key[REDIS_KEY_BYTES], shards[NUMBER_BYTES], database[NUMBER_BYTES];
+    char shards_key[REDIS_KEY_BYTES], shards[NUMBER_BYTES];
+    unsigned answers = dial_introduce(link->redis, &link->config->redis.address, on_auth, on_select);
 
     keyspace_shards_key(shards_key, link->config->namespace);
     snprintf(shards, sizeof(shards), "%" PRId64, link->config->shards);
-    snprintf(database, sizeof(database), "%u", address->database);
-    if (address->password[0] != '\0' && address->user[0] != '\0')
-        ask(link, on_auth, 3, (const char *[]){"AUTH", address->user, address->password});
-    else if (address->password[0] != '\0')
-        ask(link, on_auth, 2, (const char *[]){"AUTH", address->password});
-    ask(link, on_select, 2, (const char *[]){"SELECT", database});
+    for (; answers > 0; answers--)
+        owe(link);
     ask(link, on_record_shards, 4, (const char *[]){"SET", shards_key, shards, "NX"});
     ask(link, on_read_shards, 2, (const char *[]){"GET", shards_key});
     ask(link, on_info, 2, (const char *[]){"INFO", "memory"});
@@ -305,19 +301,14 @@ static void on_deadline(evutil_socket_t fd, short events, void *data)
 
 static void connect_redis(struct link *link)
 {
-    const struct redis_address *address = &link->config->redis.address;
     struct timeval timeout = timeval_ms(link->config->redis.timeout_ms);
-    redisAsyncContext *redis = address->path[0] != '\0' ? redisAsyncConnectUnix(address->path)
-                                                        : redisAsyncConnect(address->host, address->port);
+    char why[256];
+    redisAsyncContext *redis = dial(&link->config->redis.address, link->base, why, sizeof(why));
 
     link->state = LINK_CONNECTING;
     link->timed_out = link->giving_up = link->misfit = false;
-    if (!redis || redis->err || redisLibeventAttach(redis, link->base) != REDIS_OK) {
-        char text[256];
-        snprintf(text, sizeof(text), "%s", redis && redis->err ? redis->errstr : "out of memory");
-        if (redis)
-            redisAsyncFree(redis);
-        lost(link, text);
+    if (!redis) {
+        lost(link, why);
         return;
     }
     redis->data = link;

@@ -36,7 +36,7 @@ struct shard_books {
     int64_t prev_total;                          /* cumulative, with that row */
     int64_t cumulative_total, recovered_total;
     int64_t head_total;                  /* cumulative, as the head's row has it */
-    int64_t ledger_total;                /* the sum of all rows */
+    int64_t ledger_total;                /* the sum of all rows, and of those that were pruned */
     int64_t parked_total, dropped_total; /* what the totals above hold of them */
     int64_t parked_rows_total;           /* the sum of the rows of counterd.parked */
     int64_t quarantined_rows;            /* without a decision, and with batches that Postgres lacks */

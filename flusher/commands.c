@@ -219,6 +219,8 @@ static int flush_all(struct session *session, struct run_metrics *metrics, struc
     }
     if (result.failure == 0 && r == 0) {
         r = prune_requests(session->postgres, session->source, session->config, error);
+        if (r == 0)
+            r = prune_books(session->postgres, session->config, error);
         if (r < 0)
             log_error(LOG_LEVEL_ERROR, "prune_failed", error);
     }

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "lib/clock.h"
+#include "lib/id.h"
 
 #define PIECE_ROWS 5000
 #define ENOUGH_MS  1000
@@ -97,5 +98,61 @@ int prune_requests(struct postgres *postgres, struct source_redis *source, const
     do
         len = prune_piece(postgres, source, config, error);
     while (len == PIECE_ROWS && clock_monotonic_ms() < until_ms);
+    return len < 0 ? len : 0;
+}
+
+/* Statements that give one row with how many rows they have removed. $1 namespace, $2 days, $3 rows at most,
+ * $4 the least id of that age: it only helps to find them, as the primary key is the one index. Shards that
+ * are being flushed are left out. */
+static const char prune_ledger[] =
+    "WITH old AS (SELECT l.shard, l.gen FROM counterd.ledger AS l"
+    " JOIN counterd.shards AS s ON s.namespace = $1 AND s.shard = l.shard"
+    " WHERE l.namespace = $1 AND l.gen < $4 AND l.gen <> s.head_gen"
+    " AND l.applied_at < now() - make_interval(days => $2::integer) ORDER BY l.gen LIMIT $3::bigint),"
+    " locked AS (SELECT shard FROM counterd.shards WHERE namespace = $1 AND shard IN (SELECT shard FROM old)"
+    " ORDER BY shard FOR UPDATE SKIP LOCKED),"
+    " gone AS (DELETE FROM counterd.ledger AS l USING old, locked WHERE l.namespace = $1 AND l.gen = old.gen"
+    " AND locked.shard = old.shard RETURNING l.shard, l.total),"
+    " kept AS (UPDATE counterd.shards AS s SET pruned_total = s.pruned_total + g.total"
+    " FROM (SELECT shard, sum(total)::bigint AS total FROM gone GROUP BY shard) AS g"
+    " WHERE s.namespace = $1 AND s.shard = g.shard)"
+    " SELECT count(*) FROM gone";
+static const char prune_runs[] =
+    "WITH old AS (SELECT id FROM counterd.runs WHERE namespace = $1"
+    " AND finished_at < now() - make_interval(days => $2::integer) ORDER BY finished_at LIMIT $3::bigint),"
+    " gone AS (DELETE FROM counterd.runs AS r USING old WHERE r.id = old.id AND $4::text <> '' RETURNING 1)"
+    " SELECT count(*) FROM gone";
+
+static int prune_rows(struct postgres *postgres, const struct config *config, const char *sql,
+                      struct error *error)
+{
+    struct parameters parameters = {0};
+    struct pg_result *rows;
+    char floor[ID_LEN + 1];
+    int r;
+
+    id_floor(clock_unix_ms() - config->flush.keep_days * 86400000, floor);
+    parameters_text(&parameters, config->namespace);
+    parameters_bigint(&parameters, config->flush.keep_days);
+    parameters_bigint(&parameters, PIECE_ROWS);
+    parameters_text(&parameters, floor);
+    r = postgres_execute(postgres, sql, &parameters, &rows, error);
+    if (r < 0)
+        return r;
+    r = (int)rows_bigint(rows, 0, 0);
+    rows_free(rows);
+    return r;
+}
+
+int prune_books(struct postgres *postgres, const struct config *config, struct error *error)
+{
+    static const char *const statements[] = {prune_ledger, prune_runs};
+    int64_t until_ms = clock_monotonic_ms() + ENOUGH_MS;
+    int len = 0;
+
+    for (size_t i = 0; i < ARRAY_LEN(statements) && len >= 0; i++)
+        do
+            len = prune_rows(postgres, config, statements[i], error);
+        while (len == PIECE_ROWS && clock_monotonic_ms() < until_ms);
     return len < 0 ? len : 0;
 }

@@ -1,8 +1,10 @@
-/* prune - forgets requests with an Idempotency-Key that can't come any more: their rows in counterd.writers
+/* prune - forgets what nobody can ask for any more: requests with an Idempotency-Key, old rows of the ledger
+ * and of runs
  *
- * A row has to outlive its marker in Redis by as far as Redis may go back in time, or what comes back by that
- * counts twice (tests/model, TOKEN_ROW_PRUNED). In Redis such a request has a marker, which goes by itself,
- * and after a reset entries in `writers` and `durable`, which go with the row.
+ * A request's row in counterd.writers has to outlive its marker in Redis by as far as Redis may go back in
+ * time, or what comes back by that counts twice (tests/model, TOKEN_ROW_PRUNED). In Redis such a request has
+ * a marker, which goes by itself, and after a reset entries in `writers` and `durable`, which go with the
+ * row.
  */
 #ifndef FLUSHER_PRUNE_H
 #define FLUSHER_PRUNE_H
@@ -14,5 +16,9 @@
  * To be called when all shards were flushed, so that nothing of what is pruned is still on its way. */
 MUST_CHECK int prune_requests(struct postgres *postgres, struct source_redis *source,
                               const struct config *config, struct error *error);
+
+/* Rows of counterd.ledger and counterd.runs that are older than flush.keep_days, in the same manner. The
+ * newest row of each shard stays, however old. */
+MUST_CHECK int prune_books(struct postgres *postgres, const struct config *config, struct error *error);
 
 #endif

@@ -6,11 +6,11 @@
 
 #include "flusher/failure.h"
 #include "flusher/redis.h"
+#include "flusher/source_redis_private.h"
 #include "flusher/whole.h"
 #include "lib/id.h"
 #include "lib/log.h"
 #include "lib/member.h"
-#include "lib/targets.h"
 
 /* Members per read: a page holds Redis for a few milliseconds at most. */
 #define PAGE_MEMBERS  5000
@@ -84,11 +84,18 @@ void source_redis_free(struct source_redis *source)
     free(source);
 }
 
-/* The answers to the releases that were sent. The worst that can be is that a generation stays sealed: the
- * next run finds it in the ledger. */
-static int settle(void *context, struct error *error)
+const struct config *source_redis_config(const struct source_redis *source)
 {
-    struct source_redis *source = context;
+    return source->config;
+}
+
+struct redis *source_redis_connection(struct source_redis *source)
+{
+    return source->redis;
+}
+
+int source_redis_settle(struct source_redis *source, struct error *error)
+{
     struct error ignored;
     struct redisReply *reply;
     int r = 0;
@@ -108,18 +115,19 @@ static int settle(void *context, struct error *error)
     return r;
 }
 
-/* A script, after all that was sent before has been answered. */
-static int run_script(struct source_redis *source, enum script_id id, uint32_t shard, const struct span *args,
-                      size_t args_len, struct redisReply **ret_reply, struct error *error)
+int source_redis_script(struct source_redis *source, enum script_id id, uint32_t shard,
+                        const struct span *args, size_t args_len, struct redisReply **ret_reply,
+                        struct error *error)
 {
-    int r = settle(source, error);
+    int r = source_redis_settle(source, error);
 
     return r < 0 ? r : redis_script(source->redis, id, shard, args, args_len, ret_reply, error);
 }
 
 /* --- replies --- */
 
-static bool take_id(const struct redisReply *reply, size_t index, char ret_id[GENERATION_ID_LEN_MAX + 1])
+bool source_redis_take_id(const struct redisReply *reply, size_t index,
+                          char ret_id[GENERATION_ID_LEN_MAX + 1])
 {
     struct span text;
 
@@ -158,9 +166,9 @@ static bool take_generation(const struct redisReply *reply, struct generation *g
 {
     int64_t members;
 
-    if (reply_len(reply) < 11 || !take_id(reply, 2, generation->id) ||
-        !take_id(reply, 4, generation->prev_id) || !reply_whole(reply, 5, &generation->opened_ms) ||
-        !reply_whole(reply, 6, &generation->sealed_ms) ||
+    if (reply_len(reply) < 11 || !source_redis_take_id(reply, 2, generation->id) ||
+        !source_redis_take_id(reply, 4, generation->prev_id) ||
+        !reply_whole(reply, 5, &generation->opened_ms) || !reply_whole(reply, 6, &generation->sealed_ms) ||
         !reply_whole(reply, 7, &generation->last_append_ms) ||
         !reply_whole(reply, 8, &generation->accepted_at_seal) ||
         !reply_whole(reply, 9, &generation->events_at_seal) || !reply_whole(reply, 10, &members) ||
@@ -217,7 +225,7 @@ static int wait_replicas(struct source_redis *source, struct error *error)
         return 0;
     snprintf(number, sizeof(number), "%" PRId64, wanted);
     snprintf(timeout, sizeof(timeout), "%" PRId64, timeout_ms);
-    r = settle(source, error);
+    r = source_redis_settle(source, error);
     if (r == 0)
         r = redis_command_slow(source->redis, (const char *[]){"WAIT", number, timeout, NULL}, timeout_ms,
                                &reply, error);
@@ -294,7 +302,7 @@ static int receive_page(struct source_redis *source, unsigned sent, struct page 
 static int fetch_page(struct source_redis *source, uint32_t shard, size_t from, struct page *ret_page,
                       struct error *error)
 {
-    int r = settle(source, error);
+    int r = source_redis_settle(source, error);
 
     if (r == 0 && from == 0 && source->page.members && source->page_shard == shard) {
         *ret_page = source->page;
@@ -356,7 +364,7 @@ static void expect(void *context, uint32_t first, uint32_t len)
     char id[ID_LEN + 1];
 
     forget_ahead(source);
-    if (settle(source, &ignored) < 0)
+    if (source_redis_settle(source, &ignored) < 0)
         return;
     source->ahead_first = first;
     for (; seals < len && seals < SOURCE_AHEAD_MAX && last_page == PAGE_COMMANDS; seals++) {
@@ -387,6 +395,11 @@ static struct redisReply *take_ahead(struct source_redis *source, uint32_t shard
 
 /* --- the seam --- */
 
+static int settle(void *context, struct error *error)
+{
+    return source_redis_settle(context, error);
+}
+
 static int seal(void *context, uint32_t shard, struct generation *ret_generation, struct error *error)
 {
     char id[ID_LEN + 1];
@@ -395,7 +408,7 @@ static int seal(void *context, uint32_t shard, struct generation *ret_generation
 
     id_new(id);
     if (!reply)
-        r = run_script(context, SCRIPT_SEAL, shard, (struct span[]){span_of(id)}, 1, &reply, error);
+        r = source_redis_script(context, SCRIPT_SEAL, shard, (struct span[]){span_of(id)}, 1, &reply, error);
     if (r < 0)
         return r;
     if (!reply_whole(reply, 1, &ret_generation->now_ms))
@@ -419,7 +432,7 @@ static int run_step(struct source_redis *source, enum script_id id, uint32_t sha
                     size_t args_len, const char *done, struct error *error)
 {
     struct redisReply *reply;
-    int r = run_script(source, id, shard, args, args_len, &reply, error);
+    int r = source_redis_script(source, id, shard, args, args_len, &reply, error);
 
     if (r < 0)
         return r;
@@ -480,172 +493,4 @@ static int reset(void *context, uint32_t shard, const char *id, const struct res
 struct source source_redis_seam(struct source_redis *source)
 {
     return (struct source){source, seal, read_page, release, reset, settle, expect};
-}
-
-/* --- beside the seam --- */
-
-static int compare_shards(const struct source_redis *source, const struct redisReply *reply,
-                          struct error *error)
-{
-    int64_t recorded;
-
-    if (!reply_number(reply, &recorded))
-        return reply_misunderstood("GET shards", error);
-    if (recorded == source->config->shards)
-        return 0;
-    return error_set(error, FAILURE_CONFIG,
-                     "'shards' is %" PRId64 ", but Redis has namespace '%s' with %" PRId64
-                     " shards, which are fixed for its life: set 'shards' to %" PRId64
-                     " or choose another 'namespace'",
-                     source->config->shards, source->config->namespace, recorded, recorded);
-}
-
-int source_redis_check_shards(struct source_redis *source, bool record, struct error *error)
-{
-    char key[REDIS_KEY_BYTES], shards[24];
-    struct redisReply *reply;
-    int r = settle(source, error);
-
-    keyspace_shards_key(key, source->config->namespace);
-    snprintf(shards, sizeof(shards), "%" PRId64, source->config->shards);
-    /* Looked at before it is written: a Redis that is full refuses every SET, and needs the flush most. */
-    for (int pass = 0; r == 0 && pass < 2; pass++) {
-        bool missing;
-        r = redis_command(source->redis, (const char *[]){"GET", key, NULL}, &reply, error);
-        if (r < 0)
-            return r;
-        missing = reply_is_nil(reply);
-        if (!missing)
-            r = compare_shards(source, reply, error);
-        reply_free(reply);
-        if (!missing || !record)
-            return r;
-        r = redis_command(source->redis, (const char *[]){"SET", key, shards, "NX", NULL}, NULL, error);
-    }
-    return r;
-}
-
-int source_redis_peek(struct source_redis *source, struct span key, struct peek *ret_peek,
-                      struct error *error)
-{
-    uint32_t shard = keyspace_shard(keyspace_hash(key), (uint32_t)source->config->shards);
-    bool in_buckets = source->config->targets->bucket_s > 0;
-    char glob[MEMBER_GLOB_LEN_MAX];
-    int64_t whole = 0;
-    struct peek peek;
-    struct redisReply *reply;
-    struct span args[] = {key, {glob, in_buckets ? member_glob(key, glob) : 0}, span_of(MEMBER_SCAN_MAX)};
-    int r = run_script(source, SCRIPT_PEEK, shard, args, ARRAY_LEN(args), &reply, error);
-
-    if (r < 0)
-        return r;
-    peek.in_open = !reply_text_is(reply, 0, "");
-    peek.in_sealed = !reply_text_is(reply, 1, "");
-    if (!reply_whole(reply, 0, &peek.open) || !reply_whole(reply, 1, &peek.sealed) ||
-        !take_id(reply, 2, peek.sealed_id) || !take_id(reply, 3, peek.prev_id) ||
-        !reply_whole(reply, 4, &whole))
-        r = reply_misunderstood("peek", error);
-    peek.whole = whole == 1;
-    if (r == 0)
-        *ret_peek = peek;
-    reply_free(reply);
-    return r;
-}
-
-int source_redis_state(struct source_redis *source, uint32_t shard, struct shard_state *ret_state,
-                       struct error *error)
-{
-    struct shard_state state;
-    struct redisReply *reply;
-    int r = run_script(source, SCRIPT_STATE, shard, NULL, 0, &reply, error);
-
-    if (r < 0)
-        return r;
-    if (!reply_whole(reply, 0, &state.now_ms) || !reply_whole(reply, 1, &state.open_members) ||
-        !reply_whole(reply, 2, &state.sealed_members) || !reply_whole(reply, 3, &state.accepted) ||
-        !reply_whole(reply, 4, &state.accepted_at_seal) || !reply_whole(reply, 5, &state.events) ||
-        !reply_whole(reply, 6, &state.events_at_seal) || !take_id(reply, 7, state.sealed_id) ||
-        !take_id(reply, 8, state.prev_id) || !reply_whole(reply, 9, &state.opened_ms) ||
-        !reply_whole(reply, 10, &state.sealed_opened_ms))
-        r = reply_misunderstood("state", error);
-    else
-        *ret_state = state;
-    reply_free(reply);
-    return r;
-}
-
-int source_redis_forget(struct source_redis *source, uint32_t shard, const char *const *writers,
-                        size_t writers_len, struct error *error)
-{
-    static const enum shard_key hashes[] = {SHARD_KEY_WRITERS, SHARD_KEY_DURABLE};
-    const char **words = calloc(2 + writers_len + 1, sizeof(*words));
-    struct shard_keys keys;
-    int r = words ? settle(source, error) : error_set(error, -ENOMEM, "out of memory");
-
-    keyspace_shard_keys(&keys, source->config->namespace, shard);
-    for (size_t i = 0; i < ARRAY_LEN(hashes) && r == 0; i++) {
-        words[0] = "HDEL";
-        words[1] = keys.name[hashes[i]];
-        memcpy(words + 2, writers, writers_len * sizeof(*words));
-        r = redis_command(source->redis, words, NULL, error);
-    }
-    free(words);
-    return r;
-}
-
-/* An audit adds up this many members of a set at most in one go: a few milliseconds. */
-#define AUDIT_MEMBERS "4000"
-
-static bool take_holdings(const struct redisReply *reply, struct shard_holdings *holdings)
-{
-    holdings->set_aside = reply_text_is(reply, 4, "1");
-    holdings->open_known = !reply_text_is(reply, 7, "");
-    holdings->sealed_known = !reply_text_is(reply, 8, "");
-    return reply_whole(reply, 0, &holdings->accepted) && reply_whole(reply, 1, &holdings->accepted_at_seal) &&
-           take_id(reply, 2, holdings->sealed_id) && take_id(reply, 3, holdings->prev_id) &&
-           reply_whole(reply, 5, &holdings->open_members) &&
-           reply_whole(reply, 6, &holdings->sealed_members) && reply_whole(reply, 7, &holdings->open) &&
-           reply_whole(reply, 8, &holdings->sealed);
-}
-
-/* In pages, because nobody writes to it any more. */
-static int add_up_sealed(struct source_redis *source, uint32_t shard, struct shard_holdings *holdings,
-                         struct error *error)
-{
-    struct updates updates = {0};
-    int64_t sum = 0;
-    size_t before;
-    int r;
-
-    do {
-        before = updates.len;
-        r = read_page(source, shard, holdings->sealed_id, &updates, error);
-    } while (r == READ_PAGE && updates.len > before);
-    for (size_t i = 0; i < updates.len; i++)
-        sum = whole_add(sum, updates.items[i].delta);
-    updates_done(&updates);
-    if (r == READ_PAGE) {
-        holdings->sealed_known = true;
-        holdings->sealed = sum;
-    }
-    return r < 0 ? r : 0;
-}
-
-int source_redis_holdings(struct source_redis *source, uint32_t shard, struct shard_holdings *ret_holdings,
-                          struct error *error)
-{
-    struct shard_holdings holdings = {0};
-    struct redisReply *reply;
-    int r =
-        run_script(source, SCRIPT_AUDIT, shard, (struct span[]){span_of(AUDIT_MEMBERS)}, 1, &reply, error);
-
-    if (r < 0)
-        return r;
-    if (!take_holdings(reply, &holdings))
-        r = reply_misunderstood("audit", error);
-    reply_free(reply);
-    if (r == 0 && !holdings.sealed_known && holdings.sealed_id[0] != '\0')
-        r = add_up_sealed(source, shard, &holdings, error);
-    *ret_holdings = holdings;
-    return r;
 }

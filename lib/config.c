@@ -42,6 +42,7 @@ static const struct config_key keys[] = {
     {"flush.jobs", CONFIG_INTEGER, AT(flush.jobs), "2", 1, 64, false, ""},
     {"flush.keys_per_transaction", CONFIG_INTEGER, AT(flush.keys_per_transaction), "250000", 1, 10000000,
      false, ""},
+    {"flush.keep_days", CONFIG_INTEGER, AT(flush.keep_days), "90", 1, 36500, false, "days"},
     {"targets", CONFIG_TARGETS, AT(targets), DEFAULT_TARGETS, 0, 0, true, ""},
     {"fanout", CONFIG_FANOUT, AT(targets), "[]", 0, 0, true, ""},
 };

@@ -57,6 +57,7 @@ struct config {
     struct {
         int64_t jobs;
         int64_t keys_per_transaction;
+        int64_t keep_days; /* of rows of the ledger and of runs */
     } flush;
     struct targets *targets; /* with a reference; lib/targets.h */
 };

@@ -263,14 +263,18 @@ static int take_over_spool(struct daemon *daemon, struct error *error)
 {
     const struct config *config = daemon->config;
     struct replay_options options = {daemon->base, config, daemon->spool_directory, {.len = 0}};
+    struct spool_options spool = {.directory = daemon->spool_directory,
+                                  .namespace = config->namespace,
+                                  .shards = config_shards(config),
+                                  .lanes = config_lanes_id(config)};
     struct spool_finder finder = {daemon, carry_fractions};
     int r;
 
     if (daemon->spool_directory < 0)
         return 0;
-    r = spool_list(options.directory, config->namespace, (uint32_t)config->shards, &options.writers, error);
+    r = spool_list(&spool, &options.writers, error);
     if (r == 0)
-        r = spool_take_fractions(options.directory, (uint32_t)config->shards, &finder, error);
+        r = spool_take_fractions(options.directory, spool.shards, &finder, error);
     if (r < 0 || options.writers.len == 0)
         return r;
     daemon->replay = replay_new(&options);
@@ -311,6 +315,10 @@ static void reload(struct daemon *daemon)
     if (config_needs_restart(daemon->config, config, names, sizeof(names)))
         log_event(LOG_LEVEL_WARN, "reload_partial", "keys=\"%s\" hint=\"these change only with a restart\"",
                   names);
+    if (!config_lanes_equal(daemon->config, config)) {
+        targets_unref(config->targets);
+        config->targets = targets_ref(daemon->config->targets);
+    }
     limits = pipeline_limits_of(config);
     for (size_t i = 0; i < daemon->workers_len; i++)
         worker_set_limits(daemon->workers[i], &limits);

@@ -2,21 +2,24 @@
 
 #include "lib/member.h"
 
-/* What a rule made of the source: `item` with its key still to be set. */
-static void add_made(struct table *made, struct span key, int64_t bucket, struct table_item *item,
-                     struct fanout_losses *losses)
+/* What a rule made of the source, which has this bucket or 0: `item` with its key still to be set. */
+static void add_made(const struct targets *targets, struct table *made, struct span key, int64_t bucket,
+                     struct table_item *item, struct fanout_losses *losses)
 {
+    struct route route = targets_route(targets, key);
+    uint32_t shards = table_shards(made);
     char member[MEMBER_LEN_MAX];
     enum table_result result;
 
+    bucket = route.bucket_s > 0 ? bucket - bucket % route.bucket_s : 0;
     item->key = (struct span){member, member_write(key, bucket, member)};
-    item->hash = member_hash(keyspace_hash(key), bucket, table_shards(made));
+    item->hash = member_hash(targets_hash(targets, route.lane, keyspace_hash(key), shards), bucket, shards);
     result = table_add(made, item);
     if (result == TABLE_OK)
         return;
     if (result == TABLE_FULL) {
         item->key = span_of(OVERFLOW_KEY);
-        item->hash = keyspace_hash(item->key);
+        item->hash = targets_hash(targets, 0, keyspace_hash(item->key), shards);
         result = table_add(made, item);
     }
     if (result == TABLE_OK)
@@ -39,12 +42,9 @@ void fan_out(const struct targets *targets, const struct table_item *item, struc
         return;
     while (also_next(&walk, also, &len)) {
         struct span key = {also, len};
-        int64_t bucket_s;
-        if (len == 0) {
+        if (len > 0)
+            add_made(targets, made, key, bucket, &fresh, losses);
+        else
             losses->left_out += item->events;
-            continue;
-        }
-        bucket_s = bucket > 0 ? targets_bucket_s(targets, key) : 0;
-        add_made(made, key, bucket_s > 0 ? bucket - bucket % bucket_s : 0, &fresh, losses);
     }
 }

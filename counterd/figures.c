@@ -244,7 +244,7 @@ void figures_take(const struct status_view *view, const struct reader_look *look
 
     memset(figures, 0, sizeof(*figures));
     figures->namespace = view->config->namespace;
-    figures->shards = (uint64_t)view->config->shards;
+    figures->shards = config_shards(view->config);
     figures->workers = view->workers_len;
     figures->stopping = view->stopping;
     /* In this order: who sees n lines received and none pending may rely on all n. */

@@ -260,7 +260,7 @@ static bool spread(struct idempotent *idempotent, struct evhttp_request *request
     for (uint32_t shard = 0; shard < table_shards(idempotent->lines); shard++) {
         while (table_pop(idempotent->lines, shard, &item)) {
             enum table_result result;
-            item.hash = member_hash_of(item.key, table_shards(idempotent->table));
+            item.hash = member_hash_of(item.key, shard, table_shards(idempotent->table));
             result = table_add(idempotent->table, &item);
             if (result == TABLE_OK)
                 fan_out(targets, &item, idempotent->table, &losses);
@@ -376,7 +376,8 @@ void idempotent_post(struct idempotent *idempotent, struct evhttp_request *reque
     struct once_options options = {.token = token,
                                    .body = answer_body(request),
                                    .table = idempotent->table,
-                                   .shards = (uint32_t)idempotent->config->shards};
+                                   .shards = config_shards(idempotent->config),
+                                   .homes = (uint32_t)idempotent->config->shards};
     struct tally tally = {0};
 
     if (!once_read_token(key, token)) {
@@ -421,8 +422,8 @@ struct idempotent *idempotent_new(struct event_base *base, const struct config *
     stats_init(&idempotent->parsed);
     idempotent->ingest = ingest_new(&idempotent->parsed);
     /* One more than may be, so that the one too many is seen, and counts nowhere else. */
-    idempotent->lines = table_new((uint32_t)config->shards, ONCE_KEYS_MAX + 1);
-    idempotent->table = table_new((uint32_t)config->shards, ONCE_KEYS_MAX + 1);
+    idempotent->lines = table_new(config_shards(config), ONCE_KEYS_MAX + 1);
+    idempotent->table = table_new(config_shards(config), ONCE_KEYS_MAX + 1);
     idempotent->store = store_new(base, config, &callbacks);
     if (!idempotent->ingest || !idempotent->lines || !idempotent->table || !idempotent->store) {
         idempotent_free(idempotent);

@@ -28,7 +28,7 @@ struct recent_bucket {
 struct ingest {
     struct table *table;
     const struct targets *targets;
-    bool has_buckets; /* some target has a rollup */
+    bool routes; /* some keys have a bucket, or are not of the first lane */
     struct stats *stats;
     int64_t (*unix_ms)(void);
     int64_t now_s; /* of this turn; 0 = not asked yet */
@@ -64,7 +64,7 @@ void ingest_set_table(struct ingest *ingest, struct table *table, const struct t
 {
     ingest->table = table;
     ingest->targets = targets;
-    ingest->has_buckets = targets && targets->bucket_s > 0;
+    ingest->routes = targets_routes(targets);
 }
 
 void ingest_set_clock(struct ingest *ingest, int64_t (*unix_ms)(void))
@@ -77,7 +77,7 @@ static enum reject add_to_overflow(struct ingest *ingest, int64_t micros)
 {
     struct table_item item = {.key = span_of(OVERFLOW_KEY), .micros = micros, .events = 1};
 
-    item.hash = keyspace_hash(item.key);
+    item.hash = targets_hash(ingest->targets, 0, keyspace_hash(item.key), table_shards(ingest->table));
     switch (table_add(ingest->table, &item)) {
     case TABLE_OK:
         ingest->overflow++;
@@ -141,15 +141,14 @@ static int64_t now_of_turn(struct ingest *ingest)
     return ingest->now_s;
 }
 
-/* Turns the key into its member in a bucket, where time matters to it. */
-static bool add_bucket(struct ingest *ingest, struct metric *metric, enum reject *ret_reject)
+/* Turns the key into its member in a bucket. */
+static bool add_bucket(struct ingest *ingest, struct metric *metric, int64_t bucket_s,
+                       enum reject *ret_reject)
 {
-    int64_t bucket_s = targets_bucket_s(ingest->targets, metric->key), time_s = now_of_turn(ingest);
+    int64_t time_s = now_of_turn(ingest);
     struct recent_bucket *recent;
     char *room = ingest->members + ingest->members_len;
 
-    if (bucket_s == 0)
-        return true;
     if (metric->time >= 0) {
         *ret_reject = REJECT_RANGE;
         /* The first bucket of all would be none, see member.h. */
@@ -173,13 +172,23 @@ static bool add_bucket(struct ingest *ingest, struct metric *metric, enum reject
     return true;
 }
 
+/* To the lane of the key's target and, where time matters to it, into a bucket. */
+static bool add_route(struct ingest *ingest, struct metric *metric, enum reject *ret_reject)
+{
+    struct route route = targets_route(ingest->targets, metric->key);
+
+    if (ingest->targets->lanes > 1)
+        metric->hash = targets_hash(ingest->targets, route.lane, metric->hash, table_shards(ingest->table));
+    return route.bucket_s == 0 || add_bucket(ingest, metric, route.bucket_s, ret_reject);
+}
+
 /* Turns the metric's key into the member that it counts under, or rejects it. */
 static enum reject make_member(struct ingest *ingest, struct metric *metric)
 {
     enum reject reject = REJECT_NONE;
 
     if ((metric->tags.len > 0 && !add_tags(ingest, metric, &reject)) ||
-        (ingest->has_buckets && !add_bucket(ingest, metric, &reject))) {
+        (ingest->routes && !add_route(ingest, metric, &reject))) {
         reject_gathered(ingest, metric, reject);
         return reject;
     }
@@ -204,7 +213,7 @@ static size_t make_items(struct ingest *ingest, struct table_item *ret_items, ui
 
     for (size_t i = 0; i < ingest->gathered; i++) {
         struct metric *metric = &ingest->metrics[i];
-        if ((metric->tags.len > 0 || ingest->has_buckets) && make_member(ingest, metric) != REJECT_NONE)
+        if ((metric->tags.len > 0 || ingest->routes) && make_member(ingest, metric) != REJECT_NONE)
             continue;
         set_item(&ret_items[len], metric);
         ret_from[len++] = (uint8_t)i;
@@ -242,7 +251,7 @@ enum reject ingest_line(struct ingest *ingest, struct span line)
         return reject;
     }
     ingest->fields_ignored += metric->fields_ignored;
-    if (metric->tags.len > 0 || ingest->has_buckets)
+    if (metric->tags.len > 0 || ingest->routes)
         reject = make_member(ingest, metric);
     ingest->members_len = 0;
     if (reject != REJECT_NONE)
@@ -293,8 +302,8 @@ void ingest_gather(struct ingest *ingest, struct span lines, bool cut)
         struct metric *metrics = &ingest->metrics[ingest->gathered];
         size_t taken;
         size_t len = metric_parse_plain(rest, metrics, GATHERED_MAX - ingest->gathered, &taken);
-        /* With a bucket it is going to be another hash. */
-        for (size_t i = 0; i < len && !ingest->has_buckets; i++)
+        /* In a bucket or a lane it is going to be another hash. */
+        for (size_t i = 0; i < len && !ingest->routes; i++)
             table_prefetch(ingest->table, metrics[i].hash);
         ingest->gathered += len;
         if (taken == 0)

@@ -183,13 +183,13 @@ static void on_record_shards(redisAsyncContext *redis, void *reply, void *unused
     (void)take_answer(redis->data, reply, "; the user needs all commands on the keys of its namespace");
 }
 
-static void on_read_shards(redisAsyncContext *redis, void *data, void *unused)
+static void on_read_shards(redisAsyncContext *redis, void *data, void *asked)
 {
     struct link *link = redis->data;
     const redisReply *reply = data;
+    const struct lane *lane = asked;
     char ours[NUMBER_BYTES];
 
-    (void)unused;
     if (!take_answer(link, reply, ""))
         return;
     snprintf(ours, sizeof(ours), "%" PRId64, link->config->shards);
@@ -198,7 +198,7 @@ static void on_read_shards(redisAsyncContext *redis, void *data, void *unused)
                 "'shards' is %s here, but namespace '%s' was begun with %s; set 'shards' to that, or take "
                 "another "
                 "'namespace'",
-                ours, link->config->namespace, reply->type == REDIS_REPLY_STRING ? reply->str : "none");
+                ours, lane->namespace, reply->type == REDIS_REPLY_STRING ? reply->str : "none");
 }
 
 /* Counts that can be evicted are counts that get lost. */
@@ -233,25 +233,34 @@ static void on_info(redisAsyncContext *redis, void *data, void *unused)
     become_ready(link);
 }
 
-static void ask(struct link *link, redisCallbackFn *callback, int argc, const char **argv)
+static void ask(struct link *link, redisCallbackFn *callback, const struct lane *lane, int argc,
+                const char **argv)
 {
-    (void)redisAsyncCommandArgv(link->redis, callback, NULL, argc, argv, NULL);
+    (void)redisAsyncCommandArgv(link->redis, callback, (void *)(uintptr_t)lane, argc, argv, NULL);
     owe(link);
+}
+
+/* Each lane has its record. */
+static void ask_for_shards(struct link *link, const struct lane *lane)
+{
+    char key[REDIS_KEY_BYTES], shards[NUMBER_BYTES];
+
+    keyspace_shards_key(key, lane->namespace);
+    snprintf(shards, sizeof(shards), "%" PRId64, link->config->shards);
+    ask(link, on_record_shards, NULL, 4, (const char *[]){"SET", key, shards, "NX"});
+    ask(link, on_read_shards, lane, 2, (const char *[]){"GET", key});
 }
 
 /* All of it in one go; the first answer that is an error ends the connection. */
 static void introduce(struct link *link)
 {
-    char shards_key[REDIS_KEY_BYTES], shards[NUMBER_BYTES];
     unsigned answers = dial_introduce(link->redis, &link->config->redis.address, on_auth, on_select);
 
-    keyspace_shards_key(shards_key, link->config->namespace);
-    snprintf(shards, sizeof(shards), "%" PRId64, link->config->shards);
     for (; answers > 0; answers--)
         owe(link);
-    ask(link, on_record_shards, 4, (const char *[]){"SET", shards_key, shards, "NX"});
-    ask(link, on_read_shards, 2, (const char *[]){"GET", shards_key});
-    ask(link, on_info, 2, (const char *[]){"INFO", "memory"});
+    for (size_t i = 0; i < link->config->lanes_len; i++)
+        ask_for_shards(link, &link->config->lanes[i]);
+    ask(link, on_info, NULL, 2, (const char *[]){"INFO", "memory"});
 }
 
 static void on_connect(const redisAsyncContext *redis, int status)

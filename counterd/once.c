@@ -71,7 +71,7 @@ struct once *once_new(const struct once_options *options)
 {
     struct once *once = calloc(1, sizeof(*once));
     size_t keys = table_keys(options->table), keys_len = 0, items_len = 0;
-    uint32_t home = keyspace_shard(keyspace_hash(span_of(options->token)), options->shards);
+    uint32_t home = keyspace_shard(keyspace_hash(span_of(options->token)), options->homes);
 
     if (once) {
         /* A key is as long as it may be only rarely: what is not touched costs nothing. */

@@ -8,7 +8,8 @@
  * known is sent again.
  *
  * What makes a retry the same request: token and body, byte for byte. Where a key goes depends on nothing
- * else but the number of shards, which is fixed for a namespace; the order of adding does not matter.
+ * else but the number of shards, which is fixed for a namespace, and the key's lane; the order of adding does
+ * not matter.
  */
 #ifndef COUNTERD_ONCE_H
 #define COUNTERD_ONCE_H
@@ -65,6 +66,7 @@ struct once_options {
     struct span body;
     struct table *table; /* the body's increments, whole units only; all of it is taken out */
     uint32_t shards;
+    uint32_t homes; /* the first so many may be a token's home: the first lane's, which is always there */
     void *context;
 };
 

@@ -194,16 +194,20 @@ static struct table *draining_table(const struct outbox *outbox)
 /* A fraction always finds a place: at worst under OVERFLOW_KEY, so that totals hold. While keys are fanned
  * out it first goes to what is made: two fractions of a key must meet before the table counts as drained, as
  * they may make a whole. */
-static void carry_fraction(struct outbox *outbox, bool to_made, struct span key, int64_t fraction)
+static void carry_fraction(struct outbox *outbox, bool to_made, uint32_t shard, struct span key,
+                           int64_t fraction)
 {
     enum table_result result = TABLE_FULL;
 
     if (to_made)
-        result = table_carry(outbox->made, key, fraction);
+        result = table_carry(outbox->made, shard, key, fraction);
     if (result != TABLE_OK)
-        result = table_carry(outbox->carry, key, fraction);
-    if (result != TABLE_OK)
-        result = table_carry(outbox->carry, span_of(OVERFLOW_KEY), fraction);
+        result = table_carry(outbox->carry, shard, key, fraction);
+    if (result != TABLE_OK) {
+        struct span overflow = span_of(OVERFLOW_KEY);
+        shard = targets_shard(outbox->targets, 0, keyspace_hash(overflow), outbox->options.shards);
+        result = table_carry(outbox->carry, shard, overflow, fraction);
+    }
     assert(result == TABLE_OK);
 }
 
@@ -221,7 +225,7 @@ static void fill_batch(struct outbox *outbox, uint32_t shard, struct batch *batc
         if (to_made)
             fan_out(outbox->targets, &item, outbox->made, &outbox->losses);
         if (fraction != 0)
-            carry_fraction(outbox, to_made, item.key, fraction);
+            carry_fraction(outbox, to_made, shard, item.key, fraction);
         if (units != 0 || item.events > 0) {
             batch_put_entry(batch, item.key, units);
             batch->events += table == outbox->table ? item.events : 0;

@@ -290,7 +290,8 @@ static bool set_up_spool(struct pipeline *pipeline)
         .directory = pipeline->options.spool_directory,
         .namespace = config->namespace,
         .writer = pipeline->writer,
-        .shards = (uint32_t)config->shards,
+        .shards = config_shards(config),
+        .lanes = config_lanes_id(config),
         .bytes_max = (uint64_t)config->spool_bytes,
     };
 
@@ -326,7 +327,7 @@ static bool set_up_sender(struct pipeline *pipeline)
 
 struct pipeline *pipeline_new(const struct pipeline_options *options)
 {
-    uint32_t shards = (uint32_t)options->config->shards;
+    uint32_t shards = config_shards(options->config);
     struct pipeline_limits limits = pipeline_limits_of(options->config);
     struct pipeline *pipeline = calloc(1, sizeof(*pipeline));
 
@@ -429,12 +430,22 @@ void pipeline_cancel(struct pipeline *pipeline, struct pipeline_wait *wait)
     TAILQ_REMOVE(&pipeline->waits, wait, link);
 }
 
+static enum table_result carry(struct pipeline *pipeline, struct span member, int64_t micros)
+{
+    const struct targets *targets = pipeline->targets[pipeline->filling];
+    struct table *table = filling_table(pipeline);
+    int64_t bucket;
+    struct span key = member_split(member, &bucket);
+    uint32_t lane = targets_route(targets, key).lane;
+
+    return table_carry(table, targets_shard(targets, lane, keyspace_hash(key), table_shards(table)), member,
+                       micros);
+}
+
 void pipeline_carry(struct pipeline *pipeline, struct span key, int64_t micros)
 {
-    struct table *table = filling_table(pipeline);
-
-    if (table_carry(table, key, micros) != TABLE_OK &&
-        table_carry(table, span_of(OVERFLOW_KEY), micros) != TABLE_OK)
+    if (carry(pipeline, key, micros) != TABLE_OK &&
+        carry(pipeline, span_of(OVERFLOW_KEY), micros) != TABLE_OK)
         log_event(LOG_LEVEL_ERROR, "fractions_dropped", "keys=1 hint=\"out of memory\"");
 }
 
@@ -466,7 +477,7 @@ static bool take_fractions(struct table *table, uint32_t shard, struct batch *ba
 
 static void rest_of_fractions(struct pipeline *pipeline, struct batch *batch, struct pipeline_rest *rest)
 {
-    for (uint32_t shard = 0; shard < pipeline->options.config->shards; shard++) {
+    for (uint32_t shard = 0; shard < config_shards(pipeline->options.config); shard++) {
         while (take_fractions(filling_table(pipeline), shard, batch)) {
             struct record record = {.shard = shard, .batch = *batch};
             struct error error;

@@ -408,7 +408,7 @@ struct reader *reader_new(struct event_base *base, const struct config *config)
         return NULL;
     reader->base = base;
     reader->config = config;
-    reader->sealed = calloc((size_t)config->shards, sizeof(*reader->sealed));
+    reader->sealed = calloc(config_shards(config), sizeof(*reader->sealed));
     reader->deadline = evtimer_new(base, on_deadline, reader);
     if (!reader->sealed || !reader->deadline) {
         reader_free(reader);
@@ -495,7 +495,8 @@ static void ask_script(struct question *question, enum script_id id, uint32_t sh
 
     if (!asked)
         return;
-    keyspace_shard_keys(&keys, reader->config->namespace, shard);
+    keyspace_shard_keys(&keys, config_shard_namespace(reader->config, shard),
+                        config_shard_number(reader->config, shard));
     for (size_t i = 0; i < SHARD_KEY_COUNT; i++)
         argv[3 + i] = keys.name[i];
     for (size_t i = 0; i < 3 + SHARD_KEY_COUNT; i++)
@@ -546,7 +547,7 @@ void reader_ask_look(struct reader *reader, int64_t age_ms_max, reader_on_look *
                                           .released_ago_ms = -1,
                                           .appendonly = true};
     ask_info(question);
-    for (uint32_t shard = 0; shard < reader->config->shards; shard++) {
+    for (uint32_t shard = 0; shard < config_shards(reader->config); shard++) {
         struct span gen = span_of(reader->sealed[shard].gen);
         ask_script(question, SCRIPT_LOOK, shard, &gen, 1);
     }
@@ -555,9 +556,11 @@ void reader_ask_look(struct reader *reader, int64_t age_ms_max, reader_on_look *
 
 void reader_ask_pending(struct reader *reader, struct span key, reader_on_pending *on_pending, void *context)
 {
-    uint32_t shard = keyspace_shard(keyspace_hash(key), (uint32_t)reader->config->shards);
+    const struct targets *targets = reader->config->targets;
+    uint32_t shard = targets_shard(targets, targets_route(targets, key).lane, keyspace_hash(key),
+                                   config_shards(reader->config));
     struct question *question = question_new(reader, QUESTION_PENDING, context);
-    bool in_buckets = reader->config->targets->bucket_s > 0;
+    bool in_buckets = targets->bucket_s > 0;
     char glob[MEMBER_GLOB_LEN_MAX];
     struct span arguments[] = {
         key, {glob, in_buckets ? member_glob(key, glob) : 0}, span_of(MEMBER_SCAN_MAX)};
@@ -587,7 +590,7 @@ void reader_ask_top(struct reader *reader, size_t n, reader_on_top *on_top, void
     question->keys = calloc(3 * n, sizeof(*question->keys));
     if (!question->keys)
         fail(question, "out of memory");
-    for (uint32_t shard = 0; question->keys && shard < reader->config->shards; shard++)
+    for (uint32_t shard = 0; question->keys && shard < config_shards(reader->config); shard++)
         ask_script(question, SCRIPT_LARGEST, shard, &wanted, 1);
     put(question);
 }

@@ -13,7 +13,7 @@ struct header_bytes {
     uint32_t byte_order;
     uint32_t version;
     uint32_t shards;
-    uint32_t unused;
+    uint32_t lanes; /* 0 = one, as before there were more */
     uint64_t segment;
     char namespace[64]; /* padded with NULs */
     char writer[32];    /* the same */
@@ -54,6 +54,7 @@ void record_write_header(const struct record_header *header, char ret_bytes[RECO
         .byte_order = BYTE_ORDER_MARK,
         .version = VERSION,
         .shards = header->shards,
+        .lanes = header->lanes,
         .segment = header->segment,
     };
 
@@ -74,10 +75,9 @@ enum record_result record_read_header(struct span bytes, struct record_header *r
         return RECORD_ALIEN;
     if (raw.byte_order != BYTE_ORDER_MARK || raw.version != VERSION)
         return RECORD_NEWER;
-    if (raw.checksum != checksum_of_header(&raw) || raw.shards < 1 || raw.shards > SHARDS_MAX ||
-        raw.unused != 0)
+    if (raw.checksum != checksum_of_header(&raw) || raw.shards < 1 || raw.shards > SHARDS_MAX)
         return RECORD_ALIEN;
-    *ret_header = (struct record_header){.shards = raw.shards, .segment = raw.segment};
+    *ret_header = (struct record_header){.shards = raw.shards, .lanes = raw.lanes, .segment = raw.segment};
     memcpy(ret_header->namespace, raw.namespace, sizeof(raw.namespace));
     snprintf(ret_header->writer, sizeof(ret_header->writer), "%.*s", ID_LEN, raw.writer);
     return RECORD_OK;

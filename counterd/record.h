@@ -20,6 +20,7 @@
 
 struct record_header {
     uint32_t shards;
+    uint32_t lanes;                        /* config_lanes_id() */
     uint64_t segment;                      /* from 1; 0: no batches, but fractions of units */
     char namespace[NAMESPACE_LEN_MAX + 1]; /* NUL-terminated */
     char writer[ID_LEN + 1];               /* NUL-terminated */

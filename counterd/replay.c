@@ -90,7 +90,8 @@ static int set_up(struct past *past, struct error *error)
         .directory = options->directory,
         .namespace = options->config->namespace,
         .writer = past->writer,
-        .shards = (uint32_t)options->config->shards,
+        .shards = config_shards(options->config),
+        .lanes = config_lanes_id(options->config),
     };
     struct sender_options sender = {
         .base = options->base,

@@ -45,7 +45,7 @@ struct sender {
 
 static uint32_t shards_of(const struct sender *sender)
 {
-    return (uint32_t)sender->options.config->shards;
+    return config_shards(sender->options.config);
 }
 
 static bool is_time_to_log(int64_t *logged_ms)
@@ -226,7 +226,6 @@ static void acknowledge(struct sender *sender, uint32_t shard, uint64_t durable)
     counter_set(&stats->appended_ms, (uint64_t)now_us / 1000);
     histogram_add(&stats->append, now_us - sender->sent_us[shard]);
     sender->untold += ack.events;
-    count_stored(sender);
     counter_add(sender->options.replays ? &stats->replayed_batches : &stats->appended_batches, 1);
     arm_probe(sender);
     if (ack.segment != 0) {
@@ -333,13 +332,14 @@ static void on_reply(void *context, uint32_t shard, enum store_reply reply, uint
      * out: that is there once the whole table is on its way. And what was loaded may have run out. */
     if (sender->in_flight == IN_FLIGHT_MAX - 1 || sender->in_flight == 0 || outbox_is_away(sender->outbox))
         sender_send(sender);
+    /* Behind that: where nothing but fractions were left of what is fanned out, there was nothing to send. */
+    count_stored(sender);
     sender->options.on_reply(sender->options.context, reply == STORE_APPLIED);
 }
 
 struct sender *sender_new(const struct sender_options *options)
 {
-    struct outbox_options outbox = {(uint32_t)options->config->shards, BATCH_KEYS_MAX,
-                                    options->history_bytes};
+    struct outbox_options outbox = {config_shards(options->config), BATCH_KEYS_MAX, options->history_bytes};
     struct sender *sender = calloc(1, sizeof(*sender));
     struct store_callbacks callbacks = {sender, on_ready, on_lost, on_reply, on_probed, NULL};
 

@@ -108,7 +108,8 @@ static int append(struct segment *segment, const struct iovec *pieces, int len)
 static int begin_segment(struct spool *spool, uint64_t number, struct segment **ret_segment,
                          struct error *error)
 {
-    struct record_header header = {.shards = spool->options.shards, .segment = number};
+    struct record_header header = {
+        .shards = spool->options.shards, .lanes = spool->options.lanes, .segment = number};
     struct segment *segment = calloc(1, sizeof(*segment));
     char bytes[RECORD_HEADER_BYTES], name[SPOOL_NAME_BYTES];
     struct iovec piece = {bytes, sizeof(bytes)};

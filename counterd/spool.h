@@ -23,6 +23,7 @@ struct spool_options {
     const char *namespace; /* kept */
     const char *writer;    /* copied */
     uint32_t shards;
+    uint32_t lanes; /* config_lanes_id() */
     uint64_t bytes_max;
 };
 
@@ -76,9 +77,10 @@ struct spool_writers {
 };
 
 /* Whose segments lie in the directory. More than there is room for are left for another time. Checks that
- * they are this namespace's and of so many shards, and puts aside what is no spool's file. */
-MUST_CHECK int spool_list(int directory, const char *namespace, uint32_t shards,
-                          struct spool_writers *ret_writers, struct error *error);
+ * they are of this namespace, these lanes and so many shards, and puts aside what is no spool's file. Of the
+ * options, it looks at these four. */
+MUST_CHECK int spool_list(const struct spool_options *options, struct spool_writers *ret_writers,
+                          struct error *error);
 
 /* Keeps what is less than a unit, of keys whose process ends now: entries hold micros. It goes to a file of
  * its own. */

@@ -178,7 +178,7 @@ int spool_directory_open(const char *path, const char *namespace, int *ret_direc
 
 /* Reads a file's header and judges it: 0, or -EINVAL when it is ours and does not fit, or -EBADMSG when it is
  * nothing of ours. */
-static int check_header(int fd, const char *name, const char *namespace, uint32_t shards, struct error *error)
+static int check_header(int fd, const char *name, const struct spool_options *options, struct error *error)
 {
     struct record_header header;
     char bytes[RECORD_HEADER_BYTES];
@@ -197,26 +197,31 @@ static int check_header(int fd, const char *name, const char *namespace, uint32_
     case RECORD_ALIEN:
         return -EBADMSG;
     }
-    if (strcmp(header.namespace, namespace) != 0)
+    if (strcmp(header.namespace, options->namespace) != 0)
         return error_set(error, -EINVAL, "'%s' in 'spool_dir' is of namespace '%s', not '%s'; move it there",
-                         name, header.namespace, namespace);
-    if (header.shards != shards)
+                         name, header.namespace, options->namespace);
+    if (header.lanes != options->lanes)
+        return error_set(
+            error, -EINVAL,
+            "'%s' in 'spool_dir' was written with other databases in 'targets'; set them to what "
+            "they were until it is stored",
+            name);
+    if (header.shards != options->shards)
         return error_set(error, -EINVAL,
                          "'shards' is %" PRIu32 " here, but '%s' in 'spool_dir' was written with %" PRIu32
                          "; set 'shards' to that",
-                         shards, name, header.shards);
+                         options->shards, name, header.shards);
     return 0;
 }
 
-static int check_file(int directory, const char *name, const char *namespace, uint32_t shards,
-                      struct error *error)
+static int check_file(const char *name, const struct spool_options *options, struct error *error)
 {
-    int fd = openat(directory, name, O_RDONLY | O_CLOEXEC);
+    int fd = openat(options->directory, name, O_RDONLY | O_CLOEXEC);
     int r;
 
     if (fd < 0)
         return error_set(error, -errno, "can't open '%s' in 'spool_dir': %s", name, strerror(errno));
-    r = check_header(fd, name, namespace, shards, error);
+    r = check_header(fd, name, options, error);
     close(fd);
     return r;
 }
@@ -242,10 +247,9 @@ static bool ends_with(const char *name, const char *suffix)
     return len >= suffix_len && strcmp(name + len - suffix_len, suffix) == 0;
 }
 
-int spool_list(int directory, const char *namespace, uint32_t shards, struct spool_writers *ret_writers,
-               struct error *error)
+int spool_list(const struct spool_options *options, struct spool_writers *ret_writers, struct error *error)
 {
-    DIR *listing = open_listing(directory, error);
+    DIR *listing = open_listing(options->directory, error);
     const struct dirent *entry;
     int r = 0;
 
@@ -258,9 +262,9 @@ int spool_list(int directory, const char *namespace, uint32_t shards, struct spo
         uint64_t number;
         if (entry->d_type == DT_DIR || strcmp(name, LOCK_NAME) == 0 || ends_with(name, ASIDE_SUFFIX))
             continue;
-        r = read_name(name, id, &number) ? check_file(directory, name, namespace, shards, error) : -EBADMSG;
+        r = read_name(name, id, &number) ? check_file(name, options, error) : -EBADMSG;
         if (r == -EBADMSG) {
-            spool_file_put_aside(directory, name, "not a file of counterd's");
+            spool_file_put_aside(options->directory, name, "not a file of counterd's");
             r = 0;
         } else if (r == 0 && number > 0) {
             add_writer(ret_writers, id);

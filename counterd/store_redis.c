@@ -59,7 +59,7 @@ static void tell_held_parts(struct store *store, enum once_outcome outcome, cons
 /* The shards' batches that are held become `reply`. */
 static void tell_held(struct store *store, enum store_reply reply, const char *why)
 {
-    for (uint32_t shard = 0; shard < store->config->shards; shard++) {
+    for (uint32_t shard = 0; shard < config_shards(store->config); shard++) {
         struct held held = store->held[shard];
         store->held[shard].there = false;
         if (held.there)
@@ -127,7 +127,8 @@ static void begin_script(struct store *store, const struct script *script, bool 
     struct request *request = &store->request;
     struct shard_keys keys;
 
-    keyspace_shard_keys(&keys, store->config->namespace, shard);
+    keyspace_shard_keys(&keys, config_shard_namespace(store->config, shard),
+                        config_shard_number(store->config, shard));
     request_begin(request);
     request_add_text(request, known ? "EVALSHA" : "EVAL");
     request_add_text(request, known ? script->sha1 : script->text);
@@ -262,12 +263,14 @@ static bool send_part(struct store *store, struct once_part *part)
     const struct once *once = part->once;
     struct request *request = &store->request;
     bool home = part == once->parts;
+    const char *namespace = config_shard_namespace(store->config, part->shard);
+    uint32_t number = config_shard_number(store->config, part->shard);
     char marker[MARKER_BYTES];
 
     if (home)
-        keyspace_token_key(marker, store->config->namespace, part->shard, once->token);
+        keyspace_token_key(marker, namespace, number, once->token);
     else
-        keyspace_once_key(marker, store->config->namespace, part->shard, once->writer);
+        keyspace_once_key(marker, namespace, number, once->writer);
     begin_script(store, &scripts[SCRIPT_APPEND], store->script_known, part->shard, marker);
     request_add_text(request, once->writer);
     request_add_text(request, "1"); /* seq */

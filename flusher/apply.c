@@ -532,7 +532,7 @@ int applier_apply(struct applier *applier, const struct updates *updates, struct
     applier->updates = updates;
     applier->origins = origins;
     r = begin_origins(applier, origins_len, error);
-    if (r == 0 && shares_deal(shares, updates, applier->plan->targets) < 0)
+    if (r == 0 && shares_deal(shares, updates, applier->plan->targets, applier->plan->lane) < 0)
         r = error_set(error, -ENOMEM, "out of memory");
     if (r == 0 && applier->plan->has_own_tables)
         r = prepare(applier, error);

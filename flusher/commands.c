@@ -15,6 +15,7 @@
 #include "flusher/overview.h"
 #include "flusher/partitions.h"
 #include "flusher/preview.h"
+#include "flusher/progress.h"
 #include "flusher/prune.h"
 #include "flusher/quarantine.h"
 #include "flusher/source_redis.h"
@@ -52,7 +53,7 @@ static void session_close(struct session *session)
 
 static int session_plan(struct session *session, struct error *error)
 {
-    return plan_make(session->postgres, session->config->targets, &session->plan, error);
+    return plan_make(session->postgres, session->config, &session->plan, error);
 }
 
 /* Whether the schema and the number of shards are what they have to be. With `record`, a namespace that
@@ -173,7 +174,8 @@ static void write_metrics(struct session *session, struct run_metrics *metrics)
 /* A run that can't see to the partitions flushes all the same: those of the next days are there by now. */
 static void keep_partitions(struct session *session)
 {
-    struct partitions_options options = {session->config->targets, "", clock_unix_ms() / 1000};
+    struct partitions_options options = {session->config->targets, session->config->lane,
+                                         clock_unix_ms() / 1000};
     struct partitions_kept kept;
     struct error error;
 
@@ -186,13 +188,14 @@ static void keep_partitions(struct session *session)
 
 static int flush_all(struct session *session, struct run_metrics *metrics, struct error *error)
 {
-    bool watched = session->options->style == REPORT_TEXT && report_has_terminal();
+    bool watched =
+        session->options->style == REPORT_TEXT && !session->options->among_lanes && progress_is_seen();
     struct jobs_options jobs = {session->config,
                                 session->plan,
                                 session->postgres,
                                 session->source,
                                 session->options->every_ms ? stop_requested : NULL,
-                                watched ? report_progress : NULL};
+                                watched ? progress_draw : NULL};
     int64_t started_ms = clock_unix_ms(), from_ms = clock_monotonic_ms();
     struct jobs_result result;
     int r = 0;
@@ -200,7 +203,7 @@ static int flush_all(struct session *session, struct run_metrics *metrics, struc
     keep_partitions(session);
     jobs_run(&jobs, &result);
     if (watched)
-        report_progress_end();
+        progress_end();
     if (result.parked > 0)
         log_event(LOG_LEVEL_WARN, "parked",
                   "keys=%" PRId64 " hint=\"their tables did not take them; see 'flusher parked list'\"",
@@ -302,8 +305,8 @@ int command_run(const struct config *config, const struct command_options *optio
         int64_t next_ms = clock_monotonic_ms() + options->every_ms;
         int code = run_once(config, options);
         /* Whatever else goes wrong may be better in the next round; so may this, when it was right before: a
-         * table is being rebuilt, a password changed. */
-        if (code == EX_CONFIG && !succeeded)
+         * table is being rebuilt, a password changed. And other lanes go on in any case. */
+        if (code == EX_CONFIG && !succeeded && !options->among_lanes)
             return EX_CONFIG;
         succeeded |= code == EX_OK;
         if (!sleep_until(next_ms))

@@ -12,6 +12,8 @@ struct parked_options {
 
 struct command_options {
     const char *config_path;
+    const char *namespace; /* of the one lane that is meant; NULL = not given */
+    bool among_lanes;      /* other processes do the same for other lanes */
     enum report_style style;
     bool dry_run;
     int64_t every_ms; /* 0 = once */

@@ -135,7 +135,7 @@ static int take_status(const struct config *config, const char *answer, struct d
 
     if (!namespace) {
         r = error_set(error, -EPROTO, "what answers there is no counterd");
-    } else if (strcmp(namespace, config->namespace) != 0) {
+    } else if (strcmp(namespace, config->lanes[0].namespace) != 0) {
         r = error_set(error, -EPROTO, "the counterd there is of another namespace, '%.100s'", namespace);
     } else {
         *ret_status = (struct daemon_status){

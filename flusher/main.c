@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <sysexits.h>
 
-#include "flusher/commands.h"
+#include "flusher/lanes.h"
 #include "flusher/top.h"
 #include "flusher/whole.h"
 #include "lib/log.h"
@@ -15,7 +15,8 @@
 
 struct subcommand {
     const char *name;
-    int (*run)(const struct config *, const struct command_options *);
+    lanes_command *run;
+    enum lanes_mode lanes;
     bool takes_key;
     const char *(*mistake)(const struct command_options *); /* in its words, if it takes any; or NULL */
     bool repeats;                                           /* takes --every, --dry-run, --metrics-file */
@@ -24,17 +25,19 @@ struct subcommand {
 
 /* The first is what no command means. */
 static const struct subcommand subcommands[] = {
-    {"run", command_run, false, NULL, true,
+    {"run", command_run, LANES_AT_ONCE, false, NULL, true,
      "flush what is pending in Redis to Postgres (what no command means)"},
-    {"migrate", command_migrate, false, NULL, false, "create or upgrade the tables in Postgres"},
-    {"status", command_status, false, NULL, false,
+    {"migrate", command_migrate, LANES_IN_TURN, false, NULL, false,
+     "create or upgrade the tables in Postgres"},
+    {"status", command_status, LANES_IN_TURN, false, NULL, false,
      "what is pending, how old it is, and how the last run went"},
-    {"top", command_top, false, NULL, false, "the whole pipeline in a terminal, live; q leaves"},
-    {"get", command_get, true, NULL, false, "get KEY: the key's value, stored and pending"},
-    {"audit", command_audit, false, NULL, false, "whether all that was accepted is somewhere, and once"},
-    {"parked", command_parked, false, command_parked_mistake, false,
+    {"top", command_top, LANES_ONE, false, NULL, false, "the whole pipeline in a terminal, live; q leaves"},
+    {"get", command_get, LANES_OF_KEY, true, NULL, false, "get KEY: the key's value, stored and pending"},
+    {"audit", command_audit, LANES_IN_TURN, false, NULL, false,
+     "whether all that was accepted is somewhere, and once"},
+    {"parked", command_parked, LANES_IN_TURN, false, command_parked_mistake, false,
      "list | retry | drop: what Postgres refused, and what becomes of it"},
-    {"quarantine", command_quarantine, false, command_quarantine_mistake, false,
+    {"quarantine", command_quarantine, LANES_IN_TURN, false, command_quarantine_mistake, false,
      "list | apply ID... | drop ID...: what was not applied because Redis went back in time"},
 };
 
@@ -47,6 +50,7 @@ static int help(void)
         printf("  %-10s %s\n", subcommands[i].name, subcommands[i].help);
     puts("\noptions:\n"
          "  -c, --config FILE  the configuration, the same file as counterd's\n"
+         "  --namespace NAME   only of this one, where targets are in several databases\n"
          "  --every SECONDS    run: stay and repeat; SIGTERM finishes the shard in work and exits 0\n"
          "  --dry-run          run: say what would be flushed, change nothing\n"
          "  --target TABLE, --reason REASON, --older-than 1d, --match PATTERN\n"
@@ -71,6 +75,14 @@ static int usage(const char *problem, const char *subject)
     return EX_USAGE;
 }
 
+static enum lanes_mode mode_of(const struct subcommand *subcommand, const struct command_options *options)
+{
+    /* A rehearsal is read by somebody, and an ID says nothing by itself. */
+    if (options->dry_run)
+        return LANES_IN_TURN;
+    return subcommand->run == command_quarantine && options->words_len > 1 ? LANES_NAMED : subcommand->lanes;
+}
+
 static int execute(const struct subcommand *subcommand, const struct command_options *options)
 {
     struct config *config;
@@ -81,7 +93,7 @@ static int execute(const struct subcommand *subcommand, const struct command_opt
         log_error(LOG_LEVEL_ERROR, "config_refused", &error);
         return EX_CONFIG;
     }
-    code = subcommand->run(config, options);
+    code = lanes_execute(config, options, mode_of(subcommand, options), subcommand->run);
     config_free(config);
     return code;
 }
@@ -149,6 +161,7 @@ static const struct option long_options[] = {
     {"older-than", required_argument, NULL, 'O'},
     {"match", required_argument, NULL, 'M'},
     {"json", no_argument, NULL, 'j'},
+    {"namespace", required_argument, NULL, 'N'},
     {"metrics-file", required_argument, NULL, 'm'},
     {"once", no_argument, NULL, 'o'},
     {"interval", required_argument, NULL, 'i'},
@@ -176,6 +189,9 @@ int main(int argc, char *argv[])
             break;
         case 'n':
             options.dry_run = true;
+            break;
+        case 'N':
+            options.namespace = optarg;
             break;
         case 'm':
             options.metrics_path = optarg;

@@ -441,7 +441,7 @@ int parked_retry(struct postgres *postgres, const struct config *config, const s
     int r;
 
     *ret_result = (struct parked_result){0};
-    r = plan_make(postgres, config->targets, &plan, error);
+    r = plan_make(postgres, config, &plan, error);
     if (r == 0)
         r = make_days(postgres, config, plan, error);
     if (r == 0)

@@ -20,7 +20,7 @@ static void name_day(int64_t day, char ret_name[DAY_NAME_BYTES])
     strftime(ret_name, DAY_NAME_BYTES, "%Y%m%d", &tm);
 }
 
-/* Whether some target of the database rolls up into counterd.rollups; the longest of their retentions, 0 =
+/* Whether some target of the lane rolls up into counterd.rollups; the longest of their retentions, 0 =
  * for ever. */
 static bool is_used(const struct partitions_options *options, int64_t *ret_retention_s)
 {
@@ -29,7 +29,7 @@ static bool is_used(const struct partitions_options *options, int64_t *ret_reten
     *ret_retention_s = 0;
     for (size_t i = 0; i < options->targets->len; i++) {
         const struct target *target = &options->targets->items[i];
-        if (strcmp(target->database, options->database) != 0)
+        if (target->lane != options->lane)
             continue;
         for (size_t j = 0; j < target->rollups_len; j++) {
             const struct target_rollup *rollup = &target->rollups[j];

@@ -17,8 +17,7 @@
 
 struct partitions_options {
     const struct targets *targets;
-    const char
-        *database; /* whose counterd.rollups: that of the targets with this `database`; "" = postgres.url */
+    size_t lane;   /* whose counterd.rollups */
     int64_t now_s; /* unix */
 };
 
@@ -27,7 +26,7 @@ struct partitions_kept {
     size_t postponed; /* expired, but in use */
 };
 
-/* Once per run, outside of a transaction. Does nothing unless some target of the database rolls up there; one
+/* Once per run, outside of a transaction. Does nothing unless some target of the lane rolls up there; one
  * statement when there is nothing to do. */
 MUST_CHECK int partitions_keep(struct postgres *postgres, const struct partitions_options *options,
                                struct partitions_kept *ret_kept, struct error *error);

@@ -233,7 +233,7 @@ static int check_privileges(const struct look *look, enum role role, const struc
         return 0;
     return refuse(look,
                   "the role may not do what is needed with column %s: GRANT SELECT, UPDATE%s ON %s TO "
-                  "the role of 'postgres.url';",
+                  "our role;",
                   column->name, look->inserts ? ", INSERT" : "", look->layout->table);
 }
 
@@ -448,9 +448,6 @@ static int plan_table(struct postgres *postgres, struct planned *planned, struct
                         .error = error};
     int r;
 
-    if (target->database[0])
-        return refuse(&look, "'database' is not supported by this version: all targets have to be in "
-                             "'postgres.url'");
     r = strcmp(target->table, COUNTERS_TABLE) == 0 ? plan_counters(planned, &look) : plan_own(planned, &look);
     if (r < 0)
         return r;
@@ -473,7 +470,7 @@ static int plan_rollup(struct postgres *postgres, struct planned *planned, size_
     rollup->bucket_s = written->bucket_s;
     rollup->by_day = strcmp(written->table, ROLLUPS_TABLE) == 0;
     want_key(&look);
-    want(&look, ROLE_VALUE, planned->target->value);
+    want(&look, ROLE_VALUE, rollup->by_day ? "value" : planned->target->value);
     want(&look, ROLE_BUCKET, "bucket");
     r = look_up(&look);
     if (r < 0)
@@ -482,9 +479,10 @@ static int plan_rollup(struct postgres *postgres, struct planned *planned, size_
     return rollup->add ? 0 : out_of_memory(&look);
 }
 
-int plan_make(struct postgres *postgres, const struct targets *targets, struct plan **ret_plan,
+int plan_make(struct postgres *postgres, const struct config *config, struct plan **ret_plan,
               struct error *error)
 {
+    const struct targets *targets = config->targets;
     struct plan *plan = calloc(1, sizeof(*plan));
     int r = 0;
 
@@ -495,10 +493,13 @@ int plan_make(struct postgres *postgres, const struct targets *targets, struct p
         return error_set(error, -ENOMEM, "out of memory");
     }
     plan->targets = targets;
-    plan->partitions = (struct partitions_options){targets, "", clock_unix_ms() / 1000};
+    plan->lane = config->lane;
+    plan->partitions = (struct partitions_options){targets, config->lane, clock_unix_ms() / 1000};
     for (size_t i = 0; r == 0 && i < targets->len; i++) {
         struct planned *planned = &plan->items[i];
         planned->target = &targets->items[i];
+        if (planned->target->lane != config->lane)
+            continue;
         r = plan_table(postgres, planned, error);
         for (size_t j = 0; r == 0 && j < planned->target->rollups_len; j++) {
             r = plan_rollup(postgres, planned, j, error);
@@ -535,7 +536,7 @@ void plan_free(struct plan *plan)
 
 const struct planned *plan_find(const struct plan *plan, struct span key)
 {
-    const struct target *target = targets_find(plan->targets, key);
+    const struct target *target = targets_find_in(plan->targets, plan->lane, key);
 
     return target ? &plan->items[target - plan->targets->items] : NULL;
 }

@@ -30,18 +30,20 @@ struct planned {
 
 struct plan {
     const struct targets *targets;
-    struct planned *items; /* one for each target */
+    size_t lane;
+    struct planned *items; /* one for each target; of other lanes' only the target is set */
     bool has_own_tables;   /* somebody else may hold rows of theirs */
     bool has_days;         /* some target rolls up by_day, and then: */
     struct partitions_options partitions;
 };
 
-/* Borrows the targets. Gives a plan, to be freed by plan_free(). FAILURE_CONFIG when a table does not fit. */
-MUST_CHECK int plan_make(struct postgres *postgres, const struct targets *targets, struct plan **ret_plan,
+/* Borrows the config's targets. Gives a plan, to be freed by plan_free(). FAILURE_CONFIG when a table does
+ * not fit. */
+MUST_CHECK int plan_make(struct postgres *postgres, const struct config *config, struct plan **ret_plan,
                          struct error *error);
 void plan_free(struct plan *plan);
 
-/* The one that a key counts in; NULL = none. */
+/* The one that a key counts in; NULL = none of this lane. */
 const struct planned *plan_find(const struct plan *plan, struct span key);
 
 /* What stands in the key's columns of the layout, which is of that target; borrowed from the key. */

@@ -99,9 +99,10 @@ static bool was_away(const char *message)
     return has_any(message, words, ARRAY_LEN(words));
 }
 
-static int refuse_connection(const PGconn *connection, const char *const *keywords, const char *const *values,
-                             struct error *error)
+static int refuse_connection(const struct config *config, const PGconn *connection,
+                             const char *const *keywords, const char *const *values, struct error *error)
 {
+    const char *place = config->lane == 0 ? "postgres.url" : "targets[].database";
     char text[700];
     const char *message = one_line(PQerrorMessage(connection), text, sizeof(text));
 
@@ -113,14 +114,14 @@ static int refuse_connection(const PGconn *connection, const char *const *keywor
             return error_set(error, FAILURE_UNAVAILABLE, "Postgres has no free connection: %s", message);
         if (was_away(message))
             return error_set(error, FAILURE_UNAVAILABLE, "Postgres was away for a moment: %s", message);
-        return error_set(error, FAILURE_CONFIG,
-                         "Postgres refuses us, see 'postgres.url' and 'postgres.password_file': %s", message);
+        return error_set(error, FAILURE_CONFIG, "Postgres refuses us, see '%s' and %s: %s", place,
+                         config->lane == 0 ? "'postgres.password_file'" : "PGPASSFILE", message);
     case PQPING_NO_ATTEMPT:
         /* libpq's text may quote the whole string, and with it a password. */
-        return error_set(
-            error, FAILURE_CONFIG,
-            "'postgres.url' is not what libpq takes; write postgresql://[user@]host[:port]/database "
-            "or 'host=... dbname=...'");
+        return error_set(error, FAILURE_CONFIG,
+                         "'%s' is not what libpq takes; write postgresql://[user@]host[:port]/database "
+                         "or 'host=... dbname=...'",
+                         place);
     case PQPING_REJECT:
         return error_set(error, FAILURE_UNAVAILABLE, "Postgres is starting up or shutting down: %s", message);
     case PQPING_NO_RESPONSE:
@@ -128,7 +129,7 @@ static int refuse_connection(const PGconn *connection, const char *const *keywor
     }
     /* A setting that libpq understands no better than a server that is away: "invalid port number" */
     if (strncmp(message, "invalid ", strlen("invalid ")) == 0)
-        return error_set(error, FAILURE_CONFIG, "'postgres.url': %s", message);
+        return error_set(error, FAILURE_CONFIG, "'%s': %s", place, message);
     return error_set(error, FAILURE_UNAVAILABLE, "Postgres does not answer, is it running? %s", message);
 }
 
@@ -175,7 +176,7 @@ static int ensure_connected(struct postgres *postgres, struct error *error)
     if (!connection)
         return error_set(error, -ENOMEM, "out of memory");
     if (PQstatus(connection) != CONNECTION_OK)
-        r = refuse_connection(connection, keywords, values, error);
+        r = refuse_connection(config, connection, keywords, values, error);
     else
         r = check_encoding(connection, error);
     if (r < 0) {
@@ -198,9 +199,8 @@ struct state {
 
 static const struct state states[] = {
     {"40", FAILURE_COLLISION, ""},
-    {"25006", FAILURE_LATER,
-     "; this is a standby or set read-only: 'postgres.url' has to lead to the primary"},
-    {"28", FAILURE_CONFIG, "; see 'postgres.url' and 'postgres.password_file'"},
+    {"25006", FAILURE_LATER, "; this is a standby or set read-only: the url has to lead to the primary"},
+    {"28", FAILURE_CONFIG, "; see the user and the password of this database"},
     {"3D000", FAILURE_CONFIG, "; create the database"},
     {"3F000", FAILURE_CONFIG, "; run 'flusher -c FILE migrate'"},
     {"42P01", FAILURE_CONFIG, "; run 'flusher -c FILE migrate'"},

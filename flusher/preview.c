@@ -72,7 +72,7 @@ static int read_set(struct redis *redis, const char *set, struct updates *update
 static int add_shares(const struct config *config, const struct updates *updates, struct shares *shares,
                       struct preview *previews, struct error *error)
 {
-    if (shares_deal(shares, updates, config->targets) < 0)
+    if (shares_deal(shares, updates, config->targets, config->lane) < 0)
         return error_set(error, -ENOMEM, "out of memory");
     for (size_t i = 0; i < shares->len; i++) {
         const struct share *share = &shares->items[i];

@@ -292,7 +292,7 @@ static int decide(struct postgres *postgres, const struct config *config, int64_
                   struct obstacles *obstacles, struct decision *ret_decision, struct error *error)
 {
     struct plan *plan = NULL;
-    int r = obstacles ? plan_make(postgres, config->targets, &plan, error) : 0;
+    int r = obstacles ? plan_make(postgres, config, &plan, error) : 0;
 
     if (r == 0)
         r = postgres_begin(postgres, error);

@@ -5,13 +5,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "flusher/whole.h"
 #include "lib/log.h"
 #include "lib/targets.h"
 
-#define BAR_CHARS  40
 #define TIME_BYTES 32
 
 enum field_type { FIELD_TEXT, FIELD_WHOLE, FIELD_MS, FIELD_FLAG };
@@ -81,11 +79,21 @@ static cJSON *make_object(const struct field *fields, size_t len)
     return object;
 }
 
+static const char *shown_namespace;
+
+void report_set_namespace(const char *namespace)
+{
+    shown_namespace = namespace;
+}
+
 /* Takes the object. */
 static void print_object(cJSON *object)
 {
-    char *text = cJSON_PrintUnformatted(object);
+    char *text;
 
+    if (shown_namespace && !cJSON_HasObjectItem(object, "namespace"))
+        cJSON_AddStringToObject(object, "namespace", shown_namespace);
+    text = cJSON_PrintUnformatted(object);
     puts(text ? text : "{}");
     free(text);
     cJSON_Delete(object);
@@ -104,6 +112,8 @@ static void print_line(const struct field *fields, size_t len)
     for (size_t i = 0; i < len; i++)
         if (fields[i].type != FIELD_TEXT || fields[i].text)
             printf("%s%s=%s", i > 0 ? " " : "", fields[i].name, spell(&fields[i], buf));
+    if (shown_namespace)
+        printf(" namespace=%s", shown_namespace);
     putchar('\n');
 }
 
@@ -180,8 +190,8 @@ void report_dry_run(enum report_style style, const struct config *config, const 
             whole_field("keys", previews[i].keys),
             whole_field("increments", previews[i].total),
         };
-        if (!target && previews[i].keys == 0)
-            break;
+        if ((!target || target->lane != config->lane) && previews[i].keys == 0)
+            continue;
         if (style == REPORT_TEXT) {
             printf("event=dry_run_target ");
             print_line(fields, ARRAY_LEN(fields));
@@ -261,6 +271,17 @@ static const char *note_status(const struct overview_view *view)
     return view->overview.parked > 0 ? "deltas are parked; see 'flusher parked list'" : NULL;
 }
 
+/* By which people know a lane: the address of its database may hold a password. */
+static const char *first_match(const struct config *config)
+{
+    const struct targets *targets = config->targets;
+
+    for (size_t i = 0; i < targets->len; i++)
+        if (targets->items[i].lane == config->lane)
+            return targets->items[i].match;
+    return NULL;
+}
+
 void report_status(enum report_style style, const struct config *config, const struct overview_view *view)
 {
     const struct pending *pending = &view->overview.pending;
@@ -290,9 +311,11 @@ void report_status(enum report_style style, const struct config *config, const s
         whole_if(run, "last_run_increments", history->total),
         text_field("last_run_outcome", run ? history->failure[0] ? history->failure : "ok" : NULL),
         text_field("note", note_status(view)),
+        text_field("target", first_match(config)),
     };
 
-    print(style, print_list, fields, ARRAY_LEN(fields));
+    /* Only among several it says something. */
+    print(style, print_list, fields, ARRAY_LEN(fields) - (config->lanes_len == 1));
 }
 
 #define AUDIT_FIELDS 12
@@ -580,23 +603,4 @@ void report_parked_result(enum report_style style, const char *verb, const struc
     };
 
     print(style, print_line, fields, ARRAY_LEN(fields));
-}
-
-bool report_has_terminal(void)
-{
-    return isatty(STDERR_FILENO);
-}
-
-void report_progress(int64_t shards_done, int64_t shards)
-{
-    static const char full[] = "########################################";
-    int filled = (int)(shards_done * BAR_CHARS / shards);
-
-    fprintf(stderr, "\r[%.*s%*s] %" PRId64 "/%" PRId64 " shards", filled, full, BAR_CHARS - filled, "",
-            shards_done, shards);
-}
-
-void report_progress_end(void)
-{
-    fputs("\r\033[K", stderr);
 }

@@ -27,6 +27,10 @@ struct report_flush {
     const char *failure; /* NULL = none */
 };
 
+/* From now on all that is printed names this namespace, as that of others is printed too. Borrowed; NULL =
+ * nothing does. */
+void report_set_namespace(const char *namespace);
+
 void report_flush(enum report_style style, const struct report_flush *flush);
 
 /* What a run would flush now; `previews` as preview_read() fills them. */
@@ -62,12 +66,5 @@ void report_parked(enum report_style style, const struct parked_list *list);
 
 /* `verb`: "retry" or "drop". */
 void report_parked_result(enum report_style style, const char *verb, const struct parked_result *result);
-
-/* Whether somebody watches stderr. */
-bool report_has_terminal(void);
-
-/* Draws the bar over the one before it; report_progress_end() wipes it out. */
-void report_progress(int64_t shards_done, int64_t shards);
-void report_progress_end(void);
 
 #endif

@@ -33,16 +33,16 @@ struct span share_key(const struct share *share, const struct updates *updates)
     return member_split(updates_key(updates, share->first), &bucket);
 }
 
-static uint32_t find_target(const struct targets *targets, struct span key)
+static uint32_t find_target(const struct targets *targets, size_t lane, struct span key)
 {
-    const struct target *target = targets_find(targets, key);
+    const struct target *target = targets_find_in(targets, lane, key);
 
     return (uint32_t)(target ? (size_t)(target - targets->items) : targets->len);
 }
 
 /* In the order of the updates; gives how many there are, and adds up how many each target has. */
 static size_t cut(struct share *items, const struct updates *updates, const struct targets *targets,
-                  size_t counts[TARGETS_MAX + 1])
+                  size_t lane, size_t counts[TARGETS_MAX + 1])
 {
     struct span key, last = {0};
     size_t len = 0;
@@ -55,14 +55,15 @@ static size_t cut(struct share *items, const struct updates *updates, const stru
             continue;
         }
         last = key;
-        items[len] = (struct share){i, 1, find_target(targets, key)};
+        items[len] = (struct share){i, 1, find_target(targets, lane, key)};
         counts[items[len].target]++;
         len++;
     }
     return len;
 }
 
-int shares_deal(struct shares *shares, const struct updates *updates, const struct targets *targets)
+int shares_deal(struct shares *shares, const struct updates *updates, const struct targets *targets,
+                size_t lane)
 {
     size_t counts[TARGETS_MAX + 1] = {0}, at = 0;
 
@@ -70,7 +71,7 @@ int shares_deal(struct shares *shares, const struct updates *updates, const stru
     if (!reserve(&shares->items, &shares->size, updates->len) ||
         !reserve(&shares->scratch, &shares->scratch_size, updates->len))
         return -ENOMEM;
-    shares->len = cut(shares->scratch, updates, targets, counts);
+    shares->len = cut(shares->scratch, updates, targets, lane, counts);
     for (size_t i = 0; i <= targets->len; i++) {
         size_t count = counts[i];
         counts[i] = at;

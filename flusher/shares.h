@@ -13,7 +13,7 @@
 
 struct share {
     size_t first, len; /* its updates */
-    uint32_t target;   /* index in the targets; their number when none matches */
+    uint32_t target;   /* index in the targets; their number when none matches, or one of another lane */
 };
 
 struct shares {
@@ -25,9 +25,9 @@ struct shares {
 
 void shares_done(struct shares *shares);
 
-/* Deals all updates out, which updates_order() has put in order. -ENOMEM. */
+/* Deals all updates of a lane out, which updates_order() has put in order. -ENOMEM. */
 MUST_CHECK int shares_deal(struct shares *shares, const struct updates *updates,
-                           const struct targets *targets);
+                           const struct targets *targets, size_t lane);
 
 /* Borrowed from the updates. */
 struct span share_key(const struct share *share, const struct updates *updates);

@@ -355,6 +355,8 @@ static void check_whole(struct reader *reader)
     struct error error;
 
     finish_targets(reader);
+    if (!reader->failed)
+        finish_lanes(reader);
     for (const char *c = config->namespace; *c; c++) {
         if (!isalnum((unsigned char)*c) && !strchr("._-", *c)) {
             mistake(reader, "'namespace' is '%s'; it takes letters, digits, '.', '_' and '-'",
@@ -530,6 +532,8 @@ void config_free(struct config *config)
         }
     }
     targets_unref(config->targets);
+    for (size_t i = 0; i < config->lanes_len; i++)
+        free(config->lanes[i].database);
     free(config->postgres.password);
     free(config);
 }
@@ -572,5 +576,7 @@ bool config_needs_restart(const struct config *old, const struct config *new, ch
     for (size_t i = 0; i < ARRAY_LEN(keys); i++)
         if (!keys[i].reloads && !values_equal(old, new, &keys[i]) && len < buf_bytes)
             len += (size_t)snprintf(buf + len, buf_bytes - len, "%s%s", len ? " " : "", keys[i].name);
+    if (!config_lanes_equal(old, new) && len < buf_bytes)
+        len += (size_t)snprintf(buf + len, buf_bytes - len, "%stargets fanout", len ? " " : "");
     return len > 0;
 }

@@ -10,7 +10,7 @@
 
 #include "lib/address.h"
 #include "lib/error.h"
-#include "lib/keyspace.h"
+#include "lib/lanes.h"
 
 #define CONFIG_LISTEN_MAX 16
 
@@ -23,7 +23,7 @@ struct config_list {
 
 struct config {
     char *namespace;
-    int64_t shards;
+    int64_t shards;  /* of each lane */
     int64_t workers; /* 0 = one per core */
     struct {
         struct config_list udp;   /* host:port, checked */
@@ -60,6 +60,9 @@ struct config {
         int64_t keep_days; /* of rows of the ledger and of runs */
     } flush;
     struct targets *targets; /* with a reference; lib/targets.h */
+    struct lane lanes[LANES_MAX];
+    size_t lanes_len;
+    size_t lane; /* whose config this is: 0 as it was read, see config_of_lane() */
 };
 
 enum config_type {
@@ -96,6 +99,34 @@ MUST_CHECK int config_parse(const char *name, struct span text, struct config **
                             struct error *error);
 
 void config_free(struct config *config);
+
+/* The same with the namespace and the database of one lane, as the flusher takes it. It borrows from `config`
+ * and is not to be freed. */
+void config_of_lane(const struct config *config, size_t lane, struct config *ret_config);
+
+/* Whether their databases are the same, and so their lanes. */
+bool config_lanes_equal(const struct config *a, const struct config *b);
+
+/* All lanes' shards are numbered through: this is how many there are, */
+static inline uint32_t config_shards(const struct config *config)
+{
+    return (uint32_t)config->shards * (uint32_t)config->lanes_len;
+}
+
+/* of which namespace one is, */
+static inline const char *config_shard_namespace(const struct config *config, uint32_t shard)
+{
+    return config->lanes[shard / (uint32_t)config->shards].namespace;
+}
+
+/* which one of that lane it is, */
+static inline uint32_t config_shard_number(const struct config *config, uint32_t shard)
+{
+    return shard % (uint32_t)config->shards;
+}
+
+/* and a number that tells these lanes from others; 0 when there is one only. */
+uint32_t config_lanes_id(const struct config *config);
 
 /* Writes the names of the keys that differ but can't be reloaded into `buf`, joined by blanks; false when
  * there are none. */

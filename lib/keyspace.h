@@ -10,7 +10,7 @@
 #include "lib/util.h"
 
 #define NAMESPACE_LEN_MAX 64
-#define SHARDS_MAX        1024
+#define SHARDS_MAX        1024 /* of all lanes together */
 
 /* A key with its tags, in bytes; so also a Redis member without its bucket. */
 #define KEY_LEN_MAX 255

@@ -13,6 +13,8 @@ static const char *const level_names[] = {
     [LOG_LEVEL_INFO] = "info",
 };
 
+static const char *shown_namespace;
+
 void log_hold_descriptors(void)
 {
     int fd;
@@ -24,12 +26,19 @@ void log_hold_descriptors(void)
         close(fd);
 }
 
+void log_set_namespace(const char *namespace)
+{
+    shown_namespace = namespace;
+}
+
 void log_event(enum log_level level, const char *event, const char *format, ...)
 {
     char line[2048];
     va_list args;
     int len = snprintf(line, sizeof(line), "level=%s event=%s", level_names[level], event);
 
+    if (shown_namespace)
+        len += snprintf(line + len, sizeof(line) - (size_t)len, " namespace=%s", shown_namespace);
     if (format[0] != '\0') {
         line[len++] = ' ';
         va_start(args, format);

@@ -17,6 +17,10 @@ void log_hold_descriptors(void);
 /* `format` gives the fields after the event: "attempt=%d retry_ms=%d", or "" for none. */
 void log_event(enum log_level level, const char *event, const char *format, ...) PRINTF(3, 4);
 
+/* From now on every line has this as a field behind its event, for a program that logs for several; NULL =
+ * none does. Borrowed. While there is one thread only. */
+void log_set_namespace(const char *namespace);
+
 #define LOG_TEXT_BYTES 1200
 
 /* Writes `text` with all that is not printable ASCII, and \ and ", escaped. Cut when it does not fit. */

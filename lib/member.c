@@ -55,10 +55,10 @@ size_t member_glob(struct span key, char glob[MEMBER_GLOB_LEN_MAX])
     return len;
 }
 
-uint64_t member_hash_of(struct span member, uint32_t shards)
+uint64_t member_hash_of(struct span member, uint32_t shard, uint32_t shards)
 {
     int64_t bucket;
     struct span key = member_split(member, &bucket);
 
-    return member_hash(keyspace_hash(key), bucket, shards);
+    return member_hash(shard_hash(keyspace_hash(key), shard, shards), bucket, shards);
 }

@@ -28,8 +28,18 @@ size_t member_glob(struct span key, char glob[MEMBER_GLOB_LEN_MAX]);
 /* So many members of a set may be looked through for them: that holds Redis for a few milliseconds. */
 #define MEMBER_SCAN_MAX "4000"
 
-/* The hash under which a table keeps the member: another one for each bucket of a key, so that they do not
- * stand in each other's way, but of the same shard as the key's own, which it is for bucket 0. */
+/* The hash next to the key's own that is of this shard of so many. It is the key's own in the shard that the
+ * key has by itself; in a lane (lib/lanes.h) it may be another one. */
+static inline uint64_t shard_hash(uint64_t key_hash, uint32_t shard, uint32_t shards)
+{
+    uint64_t hash = key_hash - key_hash % shards + shard;
+
+    return hash < shard ? hash - shards : hash;
+}
+
+/* The hash under which a table keeps the member, of the one under which it keeps the key: another one for
+ * each bucket, so that they do not stand in each other's way, but of the same shard. For bucket 0 it is the
+ * key's. */
 static inline uint64_t member_hash(uint64_t key_hash, int64_t bucket, uint32_t shards)
 {
     uint64_t mixed =
@@ -42,7 +52,7 @@ static inline uint64_t member_hash(uint64_t key_hash, int64_t bucket, uint32_t s
     return key_hash >> 63 ? key_hash - steps * shards : key_hash + steps * shards;
 }
 
-/* The same of a member as it is written. */
-uint64_t member_hash_of(struct span member, uint32_t shards);
+/* The same of a member as it is written, in the shard that it is in. */
+uint64_t member_hash_of(struct span member, uint32_t shard, uint32_t shards);
 
 #endif

@@ -60,9 +60,8 @@ struct table {
     size_t arena_used; /* of all chunks; what is left over at the end of one counts as used */
     uint32_t shards;
     bool draining;
-    size_t sweep_step; /* slots freed with each key that is taken, from the first on; 0 = its own */
-    size_t swept;      /* so many have been */
-    uint32_t overflow_shard;
+    size_t sweep_step;   /* slots freed with each key that is taken, from the first on; 0 = its own */
+    size_t swept;        /* so many have been */
     struct list lists[]; /* by shard */
 };
 
@@ -173,14 +172,17 @@ struct table *table_new(uint32_t shards, size_t keys_max)
     table->keys_max = keys_max;
     table->mask = SLOTS_MIN - 1;
     table->slots = new_slots(SLOTS_MIN);
-    table->overflow_shard = keyspace_shard(keyspace_hash(span_of(OVERFLOW_KEY)), shards);
-    if (!table->slots || !add_chunk(table) || !make_room(&table->lists[table->overflow_shard], 1)) {
-        table_free(table);
-        return NULL;
-    }
+    if (!table->slots || !add_chunk(table))
+        goto fail;
+    for (uint32_t i = 0; i < shards; i++)
+        if (!make_room(&table->lists[i], 1))
+            goto fail;
     write_entry(table, OVERFLOW_AT, span_of(OVERFLOW_KEY));
     clear_arena(table);
     return table;
+fail:
+    table_free(table);
+    return NULL;
 }
 
 void table_free(struct table *table)
@@ -292,8 +294,7 @@ static __attribute__((noinline)) enum table_result insert(struct table *table, s
      * at. */
     bool crowded = (table->keys + 1) * 2 > table->mask + 1;
     bool overflow = span_is(item->key, OVERFLOW_KEY);
-    uint32_t shard = keyspace_shard(item->hash, table->shards);
-    struct list *list = &table->lists[shard];
+    struct list *list = &table->lists[keyspace_shard(item->hash, table->shards)];
     struct entry *entry;
     uint32_t at;
 
@@ -303,8 +304,8 @@ static __attribute__((noinline)) enum table_result insert(struct table *table, s
         slot = find_slot(table, item->key, item->hash);
     if (table->keys + !overflow >= table->mask)
         return TABLE_FULL;
-    /* OVERFLOW_KEY's list always keeps a place for it. */
-    if (!overflow && !make_room(list, 1 + (shard == table->overflow_shard)))
+    /* Each list always keeps a place for OVERFLOW_KEY. */
+    if (!overflow && !make_room(list, 2))
         return TABLE_FULL;
     at = overflow ? OVERFLOW_AT : new_entry(table, item->key);
     if (at == 0)
@@ -353,9 +354,9 @@ enum table_result table_add(struct table *table, const struct table_item *item)
     return result;
 }
 
-enum table_result table_carry(struct table *table, struct span key, int64_t micros)
+enum table_result table_carry(struct table *table, uint32_t shard, struct span key, int64_t micros)
 {
-    struct table_item item = {.key = key, .hash = member_hash_of(key, table->shards)};
+    struct table_item item = {.key = key, .hash = member_hash_of(key, shard, table->shards)};
     struct slot *slot;
     struct entry *entry;
 

@@ -37,12 +37,14 @@ void table_free(struct table *table);
 /* Takes effect for keys to come; keys already there stay. */
 void table_set_keys_max(struct table *table, size_t keys_max);
 
-/* The key is copied. OVERFLOW_KEY always finds a place: beyond keys_max, and without memory. */
+/* The key is copied. OVERFLOW_KEY always finds a place: beyond keys_max, and without memory. It has one only:
+ * as long as it is there it is added to under the same hash. */
 MUST_CHECK enum table_result table_add(struct table *table, const struct table_item *item);
 
-/* Adds less than a unit that is left over of increments which were there before; TABLE_RANGE is no outcome,
- * as it may go that far beyond the range. */
-MUST_CHECK enum table_result table_carry(struct table *table, struct span key, int64_t micros);
+/* Adds less than a unit that is left over of increments which were there before, in the shard that they were
+ * in; TABLE_RANGE is no outcome, as it may go that far beyond the range. */
+MUST_CHECK enum table_result table_carry(struct table *table, uint32_t shard, struct span key,
+                                         int64_t micros);
 
 /* Says early that a key with this hash is going to be added, so that its slot is there by then. */
 void table_prefetch(const struct table *table, uint64_t hash);

@@ -7,8 +7,10 @@ struct targets *targets_new(void)
 {
     struct targets *targets = calloc(1, sizeof(*targets));
 
-    if (targets)
+    if (targets) {
         targets->references = 1;
+        targets->lanes = 1;
+    }
     return targets;
 }
 
@@ -59,6 +61,13 @@ const struct target *targets_find(const struct targets *targets, struct span key
     return NULL;
 }
 
+const struct target *targets_find_in(const struct targets *targets, size_t lane, struct span key)
+{
+    const struct target *target = targets_find(targets, key);
+
+    return target && target->lane == lane ? target : NULL;
+}
+
 int64_t bucket_divisor(int64_t a, int64_t b)
 {
     while (b != 0) {
@@ -69,22 +78,20 @@ int64_t bucket_divisor(int64_t a, int64_t b)
     return a;
 }
 
-int64_t targets_bucket_s(const struct targets *targets, struct span key)
+struct route targets_route(const struct targets *targets, struct span key)
 {
-    const struct target *target;
-    int64_t bucket_s;
+    struct route route = {0};
+    const struct target *target = targets_routes(targets) ? targets_find(targets, key) : NULL;
 
-    if (targets->bucket_s == 0)
-        return 0;
-    target = targets_find(targets, key);
-    bucket_s = target ? target->bucket_s : 0;
-    for (size_t i = 0; i < targets->fanouts_len; i++) {
+    if (target)
+        route = (struct route){span_is(key, OVERFLOW_KEY) ? 0 : target->lane, target->bucket_s};
+    for (size_t i = 0; targets->bucket_s > 0 && i < targets->fanouts_len; i++) {
         const struct fanout *fanout = &targets->fanouts[i];
-        if (fanout->bucket_s != 0 && fanout->bucket_s != bucket_s &&
+        if (fanout->bucket_s != 0 && fanout->bucket_s != route.bucket_s &&
             pattern_match(fanout->pattern, key, NULL))
-            bucket_s = bucket_divisor(fanout->bucket_s, bucket_s);
+            route.bucket_s = bucket_divisor(fanout->bucket_s, route.bucket_s);
     }
-    return bucket_s;
+    return route;
 }
 
 /* Whatever the rules make of the key, some of it perhaps twice, or the key itself. */

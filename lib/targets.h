@@ -39,6 +39,7 @@ struct target {
     char *value;             /* the column that counts */
     char *touch;             /* the column that holds the time of the last event; "" = none */
     char *database;          /* where the table is, a conninfo or URI; "" = postgres.url */
+    uint8_t lane;            /* which of the config's lanes that is */
     enum target_missing missing;
     struct target_rollup rollups[TARGET_ROLLUPS_MAX];
     size_t rollups_len;
@@ -61,6 +62,7 @@ struct targets {
     struct fanout *fanouts; /* all that match hold */
     size_t fanouts_len;
     int64_t bucket_s; /* divides all buckets of all targets; 0 = no target has rollups */
+    uint32_t lanes; /* how many the config has; keys of no target are in the first, and so is OVERFLOW_KEY */
     _Atomic unsigned references;
 };
 
@@ -76,9 +78,41 @@ void targets_unref(struct targets *targets);
 /* The target that the key counts in; NULL when none matches. */
 const struct target *targets_find(const struct targets *targets, struct span key);
 
-/* How fine the bucket of an event of this key has to be: it divides the finest bucket of its own target and
- * those of the keys that it is fanned out to; 0 = no matter. */
-int64_t targets_bucket_s(const struct targets *targets, struct span key);
+/* The same as far as it is of the lane: a key that is in another one's shards got there by other rules, and
+ * has no target there. */
+const struct target *targets_find_in(const struct targets *targets, size_t lane, struct span key);
+
+/* Where an event of a key counts. */
+struct route {
+    uint32_t lane;
+    /* How fine its bucket has to be: it divides the finest bucket of its own target and those of the keys
+     * that it is fanned out to; 0 = no matter. */
+    int64_t bucket_s;
+};
+
+struct route targets_route(const struct targets *targets, struct span key);
+
+/* Whether there are keys for which the answer is not {0, 0}. NULL is no targets. */
+static inline bool targets_routes(const struct targets *targets)
+{
+    return targets && (targets->bucket_s > 0 || targets->lanes > 1);
+}
+
+/* The key's shard in a lane, of the so many that all lanes have together, numbered through. */
+static inline uint32_t targets_shard(const struct targets *targets, uint32_t lane, uint64_t key_hash,
+                                     uint32_t shards)
+{
+    uint32_t each = shards / (targets ? targets->lanes : 1);
+
+    return lane * each + keyspace_shard(key_hash, each);
+}
+
+/* The hash under which a table of so many shards keeps a key that is in the lane. */
+static inline uint64_t targets_hash(const struct targets *targets, uint32_t lane, uint64_t key_hash,
+                                    uint32_t shards)
+{
+    return shard_hash(key_hash, targets_shard(targets, lane, key_hash, shards), shards);
+}
 
 /* The longest bucket of which both are made; 0 is no bucket, and the other one then. */
 int64_t bucket_divisor(int64_t a, int64_t b);

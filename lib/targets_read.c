@@ -209,6 +209,16 @@ static void read_missing(struct reader *reader, const cJSON *object, const char 
     mistake(reader, "'%s.missing' is '%s'; it takes insert, park or drop", place, text);
 }
 
+/* How a delta and its row become one. */
+static void check_merge(struct reader *reader, const cJSON *object, const char *place)
+{
+    const char *text = text_of(reader, object, place, "merge", 16);
+
+    if (text && strcmp(text, "add") != 0)
+        mistake(reader, "'%s.merge' is '%s'; it takes add: this version has no other way to count", place,
+                text);
+}
+
 /* Reads the column `name` into *field. In our own table the column is the one it has, `fixed`. */
 static void read_column(struct reader *reader, const cJSON *object, const char *place, const char *name,
                         const char *fixed, char **field)
@@ -264,7 +274,7 @@ static void read_target(struct reader *reader, const cJSON *object, const char *
     const cJSON *rollups;
     bool ours;
 
-    if (!is_object_of(reader, object, place, "match table value touch missing rollup database"))
+    if (!is_object_of(reader, object, place, "match table value touch missing rollup merge database"))
         return;
     read_match(reader, object, place, &target->match, &target->pattern);
     table = text_of(reader, object, place, "table", SQL_NAME_LEN_MAX);
@@ -280,6 +290,7 @@ static void read_target(struct reader *reader, const cJSON *object, const char *
     read_column(reader, object, place, "touch", ours ? "last_seen" : NULL, &target->touch);
     database = text_of(reader, object, place, "database", DATABASE_LEN_MAX);
     set_text(reader, &target->database, database ? database : "");
+    check_merge(reader, object, place);
     target->missing = ours ? MISSING_INSERT : MISSING_PARK;
     read_missing(reader, object, place, target);
     if (ours && target->missing != MISSING_INSERT)

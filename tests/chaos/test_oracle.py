@@ -52,13 +52,13 @@ class Runs(unittest.TestCase):
 
     def test_a_row_changed_by_one(self):
         out = self.sabotaged("row")
-        self.assertRegex(out, r"WRONG: keyed\.7: row \d+, sent \d+: 1 too much\n.*keyed\.\d sends")
+        self.assertRegex(out, r"WRONG: keyed\.\d+: row \d+, sent \d+: 1 too much\n.*keyed\.\d sends")
         self.assertIn("verdict=doubled", out)
 
     def test_two_rows_changed_so_that_every_sum_stays(self):
         out = self.sabotaged("swap")
-        self.assertRegex(out, r"WRONG: keyed\.7: .* 1 too much")
-        self.assertRegex(out, r"WRONG: keyed\.8: .* 1 lost")
+        self.assertRegex(out, r"WRONG: keyed\.\d+: .* 1 too much")
+        self.assertRegex(out, r"WRONG: keyed\.\d+: .* 1 lost")
         self.assertNotIn("verdict=", out)
 
 

@@ -10,12 +10,13 @@ static void use_as_key(const struct targets *targets, struct span key)
     char also[KEY_LEN_MAX];
     size_t also_len;
 
-    fuzz_require(!target || target->bucket_s == 0 || target->bucket_s % targets_bucket_s(targets, key) == 0);
+    fuzz_require(!target || target->bucket_s == 0 ||
+                 target->bucket_s % targets_route(targets, key).bucket_s == 0);
     while (also_next(&walk, also, &also_len)) {
         target = targets_find(targets, (struct span){also, also_len});
         fuzz_require(also_len <= KEY_LEN_MAX);
         if (also_len > 0 && target && target->bucket_s > 0)
-            fuzz_require(target->bucket_s % targets_bucket_s(targets, key) == 0);
+            fuzz_require(target->bucket_s % targets_route(targets, key).bucket_s == 0);
     }
 }
 

@@ -157,9 +157,6 @@ class Refusals(Targets):
         self.query('ALTER TABLE public.hourly ADD COLUMN "bucket" timestamptz;')
         self.refused(target, "unique index", mend="CREATE UNIQUE INDEX ON public.hourly (id, bucket);")
 
-    def test_another_database_is_not_supported_yet(self):
-        self.refused({**POSTS, "database": "dbname=other"}, "'database' is not supported")
-
     def test_our_own_table_under_another_name(self):
         self.refused({"match": "x.{key}", "table": '"counterd".counters', "value": "value", "missing": "insert"},
                      "only counterd.counters and counterd.rollups can be named")
@@ -379,6 +376,15 @@ class Rollups(Targets):
         self.assertEqual(self.query("select customer, calls from hourly"), [["a", "3"]])
         self.assertEqual(self.parked(), [["api.b.calls", 12, "missing"]])
 
+    def test_the_default_rollup_of_an_own_table(self):
+        """There the key is the counter's, whatever the table's columns are called."""
+        self.use({**POSTS, "missing": "park", "rollup": {"table": "counterd.rollups", "bucket": "1d"}}, CATCH_ALL,
+                 sql="create table posts (id int primary key, view_count int); insert into posts values (1, 0)")
+        self.count("post.views.1:3|c", "post.views.2:4|c")
+        self.flush()
+        self.assertEqual(self.query("select view_count from posts"), [["3"]])
+        self.assertEqual(self.query("select key, value from counterd.rollups"), [["post.views.1", "3"]])
+        self.assertEqual(self.audit()["verdict"], "balanced")
 
     def test_the_default_rollup_and_its_days(self):
         """A day that has no partition gets one; a bucket beyond the retention is not written, but counts in its key."""

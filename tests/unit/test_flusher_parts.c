@@ -206,7 +206,7 @@ START_TEST(the_worse_failure_decides_the_exit_code)
 }
 END_TEST
 
-START_TEST(a_bucket_expires_by_the_longest_retention_of_its_database)
+START_TEST(a_bucket_expires_by_the_longest_retention_of_its_lane)
 {
     static const char text[] =
         "{\"targets\": ["
@@ -217,7 +217,7 @@ START_TEST(a_bucket_expires_by_the_longest_retention_of_its_database)
         "{\"match\": \"c.*\", \"table\": \"counterd.counters\", \"database\": \"host=c\","
         " \"rollup\": {\"bucket\": \"1m\", \"retention\": \"none\"}}]}";
     const int64_t day_s = 86400, today = 20000;
-    struct partitions_options options = {.database = "", .now_s = today * day_s + 5};
+    struct partitions_options options = {.now_s = today * day_s + 5};
     struct config *config;
     struct error error;
 
@@ -226,9 +226,9 @@ START_TEST(a_bucket_expires_by_the_longest_retention_of_its_database)
     ck_assert(!partitions_expired(&options, today * day_s));
     ck_assert(!partitions_expired(&options, (today - 3) * day_s));
     ck_assert(partitions_expired(&options, (today - 3) * day_s - 1));
-    options.database = "host=c";
+    options.lane = 1;
     ck_assert(!partitions_expired(&options, day_s));
-    options.database = "host=other";
+    options.lane = 2;
     ck_assert(!partitions_expired(&options, day_s));
     config_free(config);
 }
@@ -252,7 +252,7 @@ int main(void)
     tcase_add_test(tests, adds_up_what_shards_hold);
     tcase_add_test(tests, keeps_the_largest_keys);
     tcase_add_test(tests, the_worse_failure_decides_the_exit_code);
-    tcase_add_test(tests, a_bucket_expires_by_the_longest_retention_of_its_database);
+    tcase_add_test(tests, a_bucket_expires_by_the_longest_retention_of_its_lane);
     srunner_run_all(runner, CK_ENV);
     failed = srunner_ntests_failed(runner);
     srunner_free(runner);

@@ -45,7 +45,8 @@ static struct span name_key(char name[16], int key)
 /* A request in which key number i counts `deltas[i]`; 0: not at all. */
 static struct once *request(const char *token, const char *body, const int64_t deltas[KEYS])
 {
-    struct once_options options = {.token = token, .body = span_of(body), .table = table, .shards = SHARDS};
+    struct once_options options = {
+        .token = token, .body = span_of(body), .table = table, .shards = SHARDS, .homes = SHARDS};
     struct once *once;
 
     for (int i = 0; i < KEYS; i++) {

@@ -27,7 +27,7 @@ static void world_init(struct world *world, const char *const *members, size_t l
     for (size_t i = 0; i < len; i++)
         ck_assert_int_eq(updates_add(&world->updates, span_of(members[i]), (int64_t)1 << i), 0);
     updates_order(&world->updates);
-    ck_assert_int_eq(shares_deal(&world->shares, &world->updates, world->config->targets), 0);
+    ck_assert_int_eq(shares_deal(&world->shares, &world->updates, world->config->targets, 0), 0);
 }
 
 static void world_done(struct world *world)
@@ -83,10 +83,10 @@ START_TEST(dealing_again_forgets_what_was)
 
     world_init(&world, members, ARRAY_LEN(members));
     updates_clear(&world.updates);
-    ck_assert_int_eq(shares_deal(&world.shares, &world.updates, world.config->targets), 0);
+    ck_assert_int_eq(shares_deal(&world.shares, &world.updates, world.config->targets, 0), 0);
     ck_assert_str_eq(spell(&world, buf), "");
     ck_assert_int_eq(updates_add(&world.updates, span_of("page.1"), 5), 0);
-    ck_assert_int_eq(shares_deal(&world.shares, &world.updates, world.config->targets), 0);
+    ck_assert_int_eq(shares_deal(&world.shares, &world.updates, world.config->targets, 0), 0);
     ck_assert_str_eq(spell(&world, buf), "2 page.1 5\n");
     world_done(&world);
 }
@@ -100,7 +100,7 @@ START_TEST(a_sum_beyond_the_range_is_told)
     world_init(&world, NULL, 0);
     ck_assert_int_eq(updates_add(&world.updates, span_of("api.a.calls 3600"), INT64_MAX), 0);
     ck_assert_int_eq(updates_add(&world.updates, span_of("api.a.calls 7200"), 1), 0);
-    ck_assert_int_eq(shares_deal(&world.shares, &world.updates, world.config->targets), 0);
+    ck_assert_int_eq(shares_deal(&world.shares, &world.updates, world.config->targets, 0), 0);
     ck_assert_uint_eq(world.shares.len, 1);
     ck_assert(!share_delta(&world.shares.items[0], &world.updates, &delta));
     world_done(&world);

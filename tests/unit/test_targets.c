@@ -30,7 +30,7 @@ START_TEST(without_any_all_keys_count_in_counters)
     ck_assert_str_eq(target->database, "");
     ck_assert_int_eq(target->missing, MISSING_INSERT);
     ck_assert_uint_eq(target->rollups_len, 0);
-    ck_assert_int_eq(targets_bucket_s(config->targets, span_of("any.key")), 0);
+    ck_assert_int_eq(targets_route(config->targets, span_of("any.key")).bucket_s, 0);
     config_free(config);
 }
 END_TEST
@@ -77,7 +77,7 @@ START_TEST(a_key_without_a_target_has_none)
     struct config *config = must_parse("{\"targets\": [" POSTS "}]}");
 
     ck_assert_ptr_null(targets_find(config->targets, span_of("other")));
-    ck_assert_int_eq(targets_bucket_s(config->targets, span_of("other")), 0);
+    ck_assert_int_eq(targets_route(config->targets, span_of("other")).bucket_s, 0);
     config_free(config);
 }
 END_TEST
@@ -97,10 +97,10 @@ START_TEST(every_mistake_is_named_with_its_place)
          "'targets[0].match' is missing; write which keys are meant, \"*\" for all"},
         {"\"targets\": [" POSTS ", \"tabel\": 1}]",
          "'targets[0].tabel' is not a key; allowed in 'targets[0]': match table value touch missing rollup "
-         "database"},
+         "merge database"},
         {"\"targets\": [" POSTS ", \"match table\": 1}]",
          "'targets[0].match table' is not a key; allowed in 'targets[0]': match table value touch missing "
-         "rollup "
+         "rollup merge "
          "database"},
         {"\"targets\": [" POSTS ", \"value\": \"x\"}]", "'targets[0].value' is given twice"},
         {"\"targets\": [" POSTS ", \"touch\": 1}]", "'targets[0].touch' is a number; it takes a string"},
@@ -229,7 +229,7 @@ START_TEST(a_bucket_is_fine_enough_for_all_keys_that_are_counted)
                  {"odd.1", 30},      {"none.1", 0},      {"x", 0}};
 
     for (size_t i = 0; i < ARRAY_LEN(cases); i++)
-        ck_assert_int_eq(targets_bucket_s(config->targets, span_of(cases[i].key)), cases[i].bucket_s);
+        ck_assert_int_eq(targets_route(config->targets, span_of(cases[i].key)).bucket_s, cases[i].bucket_s);
     config_free(config);
 }
 END_TEST

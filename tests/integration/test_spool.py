@@ -379,6 +379,17 @@ class Disk(Case):
         self.assertEqual(again.events("spool_torn")[0]["bytes"], "56")
         self.assertEqual([path.name for path in self.files.iterdir()], ["lock"])
 
+    def test_a_file_that_was_only_begun_is_removed(self):
+        """Killed between making a segment and writing its header: nothing is in it, and nobody has to look."""
+        segment = self.left_behind(["a:1|c"])
+        for number, held in ((2, b""), (3, segment.read_bytes()[:100])):
+            (self.files / segment.name.replace("00000001", f"0000000{number}")).write_bytes(held)
+        again = self.counterd("again")
+        self.stored({"a": 1})
+        self.emptied()
+        self.assertEqual([path.name for path in self.files.iterdir()], ["lock"])
+        self.assertFalse(again.events("spool_put_aside"))
+
     def test_damage_is_put_aside_and_what_is_before_it_stored(self):
         segment = self.left_behind([f"key.{key}:1|c" for key in range(50)])
         raw = bytearray(segment.read_bytes())

@@ -260,6 +260,8 @@ static void refuse(struct sender *sender, uint32_t shard, const char *why)
         log_event(LOG_LEVEL_WARN, "append_refused",
                   "shard=%u error=%s hint=\"kept in memory and sent again until it is taken\"", shard,
                   log_quote(quoted, span_of(why)));
+    if (sender->options.on_refused)
+        sender->options.on_refused(sender->options.context);
 }
 
 /* Of batches that an earlier process had acknowledged, nobody here knows how many increments they held. */

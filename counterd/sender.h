@@ -30,6 +30,7 @@ struct sender_options {
     void (*on_ready)(void *context);
     void (*on_lost)(void *context, enum link_state state, const struct error *error);
     void (*on_reply)(void *context, bool applied); /* something may have moved */
+    void (*on_refused)(void *context);             /* Redis does not take a batch now; NULL = never mind */
 };
 
 /* Starts to connect at once. Gives NULL when out of memory. */

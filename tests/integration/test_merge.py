@@ -257,7 +257,7 @@ class Script(harness.Case):
         self.assertEqual(self.append(1, "a", -most)[0], b"OK")
         self.assertEqual(self.append(2, "a", 1, "b", most - 1)[0], b"OK")
         self.assertEqual((self.redis.pending(), self.redis.accepted()), ({"a": 1, "b": most - 1}, most))
-        for members, merge in (((("a"),), "max"), (("a", 1), "avg"), (("a", most, "b", 1), "max")):
+        for members, merge in ((("a",), "max"), (("a", 1), "avg"), (("a", most, "b", 2), "max")):
             with self.assertRaisesRegex(Exception, "BADARG"):
                 self.append(3, *members, merge=merge)
 

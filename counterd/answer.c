@@ -5,6 +5,8 @@
 #include <event2/http.h>
 #include <stdlib.h>
 
+#include "lib/text.h"
+
 static const char *reason_of(int code)
 {
     switch (code) {
@@ -14,6 +16,8 @@ static const char *reason_of(int code)
         return "Bad Request";
     case ANSWER_TOO_LARGE:
         return "Content Too Large";
+    case ANSWER_UNSUPPORTED:
+        return "Unsupported Media Type";
     case ANSWER_UNPROCESSABLE:
         return "Unprocessable Content";
     case ANSWER_TOO_MANY:
@@ -26,19 +30,10 @@ static const char *reason_of(int code)
 bool tally_next_line(struct tally *tally, struct span *rest, struct span *ret_line)
 {
     while (rest->len > 0) {
-        const char *lf = memchr(rest->ptr, '\n', rest->len);
-        struct span line = {rest->ptr, lf ? (size_t)(lf - rest->ptr) : rest->len};
-        size_t taken = line.len + (lf != NULL);
-
-        rest->ptr += taken;
-        rest->len -= taken;
+        *ret_line = text_take_line(rest);
         tally->line++;
-        if (line.len > 0 && line.ptr[line.len - 1] == '\r')
-            line.len--;
-        if (line.len > 0) {
-            *ret_line = line;
+        if (ret_line->len > 0)
             return true;
-        }
     }
     return false;
 }

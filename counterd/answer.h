@@ -8,6 +8,7 @@
 struct evhttp_request;
 
 #define ANSWER_TOO_LARGE     413
+#define ANSWER_UNSUPPORTED   415
 #define ANSWER_UNPROCESSABLE 422
 #define ANSWER_TOO_MANY      429
 

@@ -106,14 +106,51 @@ static void take_histogram(const struct histogram *histogram, struct histogram_f
     sum->sum_us += counter_get(&histogram->sum_us);
 }
 
+/* The age of what is there since such a moment, if that is more than `age_ms`. */
+static int64_t older(int64_t age_ms, const counter *since_ms, int64_t now_ms)
+{
+    int64_t ms = (int64_t)counter_get(since_ms);
+
+    return ms > 0 && now_ms - ms > age_ms ? now_ms - ms : age_ms;
+}
+
+static void take_spool(const struct status_view *view, struct figures *figures, int64_t now_ms)
+{
+    const struct config *config = view->config;
+
+    figures->spooled = SUM(view, spooled);
+    figures->spooled_batches = SUM(view, spooled_batches);
+    figures->replayed = SUM(view, replayed);
+    figures->replayed_batches = SUM(view, replayed_batches);
+    figures->spool_errors = SUM(view, spool_errors);
+    figures->spool_error_ago_ms = ago(view, offsetof(struct stats, spool_error_ms), now_ms);
+    figures->spool_bytes_max = config->spool_dir[0] != '\0' ? (uint64_t)config->spool_bytes : 0;
+    figures->to_replay = SUM(view, replay_waiting);
+    figures->on_disk = SUM(view, spool_waiting);
+    if (figures->on_disk > figures->pending)
+        figures->on_disk = figures->pending;
+    for (size_t i = 0; i < view->stats_len; i++) {
+        struct stats *stats = view->stats[i];
+        uint64_t bytes = counter_get(&stats->spool_bytes);
+        figures->spool_bytes += bytes;
+        if (bytes > figures->spool_bytes_most)
+            figures->spool_bytes_most = bytes;
+        if (figures->spool_trouble[0] == '\0')
+            trouble_copy(&stats->spool_trouble, figures->spool_trouble);
+        if (figures->on_disk + figures->to_replay > 0)
+            figures->pending_age_ms = older(figures->pending_age_ms, &stats->spool_since_ms, now_ms);
+    }
+}
+
 static void take_stored(const struct status_view *view, struct figures *figures, int64_t now_ms)
 {
+    /* What an earlier process has left is sent, but nothing is added to it. */
+    uint64_t tables = view->workers_len + (view->posts ? 1 : 0);
+
     figures->redis_ready = true;
     for (size_t i = 0; i < view->stats_len; i++) {
         struct stats *stats = view->stats[i];
-        int64_t gathered_ms = (int64_t)counter_get(&stats->gathered_ms);
-        if (gathered_ms > 0 && now_ms - gathered_ms > figures->pending_age_ms)
-            figures->pending_age_ms = now_ms - gathered_ms;
+        figures->memory_age_ms = older(figures->memory_age_ms, &stats->gathered_ms, now_ms);
         if (!atomic_load(&stats->redis_ready))
             figures->redis_ready = false;
         if (atomic_load(&stats->redis_misfit))
@@ -124,7 +161,9 @@ static void take_stored(const struct status_view *view, struct figures *figures,
         take_histogram(&stats->gather, &figures->gather);
     }
     if (figures->pending == 0)
-        figures->pending_age_ms = 0;
+        figures->memory_age_ms = 0;
+    figures->pending_age_ms = figures->memory_age_ms;
+    take_spool(view, figures, now_ms);
     figures->history_bytes_max = (uint64_t)view->config->history_bytes * view->stats_len;
     figures->only_in_redis = SUM(view, emptied);
     figures->appended_ago_ms = ago(view, offsetof(struct stats, appended_ms), now_ms);
@@ -133,12 +172,6 @@ static void take_stored(const struct status_view *view, struct figures *figures,
     figures->batches = SUM(view, appended_batches);
     figures->resent_batches = SUM(view, resent_batches);
     figures->history_bytes = SUM(view, history_bytes);
-    figures->spooled = SUM(view, spooled);
-    figures->spooled_batches = SUM(view, spooled_batches);
-    figures->replayed = SUM(view, replayed);
-    figures->replayed_batches = SUM(view, replayed_batches);
-    figures->spool_bytes = SUM(view, spool_bytes);
-    figures->spool_errors = SUM(view, spool_errors);
     figures->redis_lost = SUM(view, redis_lost);
     figures->redis_errors = SUM(view, redis_errors);
     figures->went_back = SUM(view, gaps);
@@ -147,7 +180,8 @@ static void take_stored(const struct status_view *view, struct figures *figures,
     figures->idempotent_duplicates = SUM(view, idempotent_duplicates);
     figures->idempotent_conflicts = SUM(view, idempotent_conflicts);
     figures->keys = SUM(view, keys);
-    figures->keys_max = (uint64_t)view->config->keys_max * view->stats_len;
+    figures->keys_max_each = (uint64_t)view->config->keys_max;
+    figures->keys_max = figures->keys_max_each * tables;
     figures->table_bytes = SUM(view, table_bytes);
     figures->overflow = SUM(view, overflow);
     figures->fanout_overflow = SUM(view, fanout_overflow);

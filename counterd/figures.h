@@ -45,14 +45,21 @@ struct figures {
     uint64_t buffer_bytes_asked;
 
     uint64_t keys, keys_max, table_bytes, overflow;
+    uint64_t keys_max_each; /* of a worker */
     uint64_t fanout_overflow, fanout_left_out;
-    uint64_t pending;       /* accepted increments that are not in Redis */
-    int64_t pending_age_ms; /* of the oldest of them; 0 when there are none */
+    uint64_t pending;       /* accepted increments that are not in Redis: in memory, or on disk */
+    uint64_t on_disk;       /* those of them that are in the spool */
+    uint64_t to_replay;     /* in the spool too, but an earlier process had accepted them */
+    int64_t pending_age_ms; /* of the oldest in memory or on disk, of any process; 0 when there are none */
+    int64_t memory_age_ms;  /* of the oldest in memory */
     uint64_t appended, batches, resent_batches;
     int64_t appended_ago_ms; /* -1 = never */
     uint64_t history_bytes, history_bytes_max;
     uint64_t only_in_redis; /* increments that the history had no room for */
     uint64_t spooled, spooled_batches, replayed, replayed_batches, spool_bytes, spool_errors;
+    uint64_t spool_bytes_most, spool_bytes_max; /* of the fullest worker; what each may use, 0 = no spool */
+    int64_t spool_error_ago_ms;                 /* -1 = never */
+    char spool_trouble[TROUBLE_BYTES];
     struct histogram_figures append, gather;
 
     bool redis_ready, redis_misfit;

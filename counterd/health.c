@@ -15,7 +15,11 @@
 #define JUNK_ONE_IN    10
 #define JUNK_LINES_MIN 100
 
+/* Of Redis, and of a worker's part of the spool. */
 #define NEARLY_FULL_PERCENT 85
+
+/* While Redis is away, each worker tries its spool every second. */
+#define SPOOL_FAILING_MS 5000
 
 static const char *const names[WARNING_COUNT] = {
     [WARNING_STOPPING] = "stopping",
@@ -23,6 +27,7 @@ static const char *const names[WARNING_COUNT] = {
     [WARNING_REDIS_MISFIT] = "redis_misfit",
     [WARNING_REDIS_FULL] = "redis_full",
     [WARNING_REDIS_REFUSES] = "redis_refuses",
+    [WARNING_SPOOL_FAILED] = "spool_failed",
     [WARNING_INCREMENTS_LOST] = "increments_lost",
     [WARNING_KERNEL_DROPPING] = "kernel_dropping",
     [WARNING_KEYS_OVER_LIMIT] = "keys_over_limit",
@@ -30,9 +35,11 @@ static const char *const names[WARNING_COUNT] = {
     [WARNING_FLUSH_STUCK] = "flush_stuck",
     [WARNING_FLUSH_OVERDUE] = "flush_overdue",
     [WARNING_REDIS_WENT_BACK] = "redis_went_back",
+    [WARNING_SPOOL_NEARLY_FULL] = "spool_nearly_full",
     [WARNING_HISTORY_FULL] = "history_full",
     [WARNING_REDIS_EVICTS] = "redis_evicts",
     [WARNING_REDIS_NEARLY_FULL] = "redis_nearly_full",
+    [WARNING_SPOOL_DRAINING] = "spool_draining",
     [WARNING_REDIS_FORGETS] = "redis_forgets",
     [WARNING_REDIS_UNREAD] = "redis_unread",
     [WARNING_BUFFER_CLAMPED] = "buffer_clamped",
@@ -126,17 +133,24 @@ static const char *spell_age(int64_t ms, char buf[AGE_BYTES])
     return buf;
 }
 
-/* ", as the oldest of 1,234 increments that wait in memory": empty when none wait. */
+/* "1,234 increments wait in memory, the oldest for 3 seconds." */
 static const char *spell_waiting(const struct figures *figures, char *buf, size_t buf_bytes)
 {
-    char count[COUNT_BYTES], age[AGE_BYTES];
+    uint64_t on_disk = figures->on_disk + figures->to_replay, waiting = figures->pending + figures->to_replay;
+    const char *verb = waiting == 1 ? "increment waits" : "increments wait";
+    char count[COUNT_BYTES], disk[COUNT_BYTES], age[AGE_BYTES];
 
-    if (figures->pending == 0)
+    spell_count(waiting, count);
+    spell_age(figures->pending_age_ms, age);
+    if (waiting == 0)
         snprintf(buf, buf_bytes, "No increments wait.");
+    else if (on_disk == 0)
+        snprintf(buf, buf_bytes, "%s %s in memory, the oldest for %s.", count, verb, age);
+    else if (on_disk == waiting)
+        snprintf(buf, buf_bytes, "%s %s on disk, the oldest for %s.", count, verb, age);
     else
-        snprintf(buf, buf_bytes, "%s %s in memory, the oldest for %s.", spell_count(figures->pending, count),
-                 figures->pending == 1 ? "increment waits" : "increments wait",
-                 spell_age(figures->pending_age_ms, age));
+        snprintf(buf, buf_bytes, "%s %s, %s of them on disk, the others in memory; the oldest for %s.", count,
+                 verb, spell_count(on_disk, disk), age);
     return buf;
 }
 
@@ -148,23 +162,44 @@ static bool is_refusing(const struct figures *figures)
            (figures->appended_ago_ms < 0 || figures->appended_ago_ms >= REFUSING_MS);
 }
 
+static bool is_spool_failing(const struct figures *figures)
+{
+    return figures->spool_error_ago_ms >= 0 && figures->spool_error_ago_ms < SPOOL_FAILING_MS;
+}
+
+/* Whether what waits outlives the process. */
+static bool is_spooling(const struct figures *figures)
+{
+    return figures->spool_bytes_max > 0 && !is_spool_failing(figures);
+}
+
 static void judge_redis(const struct figures *figures, struct health *health)
 {
+    bool kept = is_spooling(figures);
     const char *trouble = figures->trouble[0] != '\0' ? figures->trouble : "not connected yet";
-    char waiting[160];
+    char waiting[200];
     struct warning *warning;
 
     spell_waiting(figures, waiting, sizeof(waiting));
     if (!figures->redis_ready && figures->redis_misfit) {
         warning = warn(health, WARNING_REDIS_MISFIT, SEVERITY_BAD,
                        "Redis can't be used as configured. %s (%s)", waiting, trouble);
-        advise(warning, "If increments wait, undo what has changed in Redis: a restart of counterd drops "
-                        "them. Else correct the configuration and restart counterd.");
+        advise(
+            warning,
+            figures->pending == 0
+                ? "Correct the configuration and restart counterd; or undo what has changed in Redis."
+            : kept
+                ? "Correct the configuration and restart counterd: what waits is on disk then, and goes on "
+                  "to Redis. Or undo what has changed in Redis."
+                : "Undo what has changed in Redis, so that what waits gets there: a restart of counterd "
+                  "drops it. Then correct the configuration.");
     } else if (!figures->redis_ready) {
         warning = warn(health, WARNING_REDIS_AWAY, SEVERITY_BAD, "Redis is away. %s (%s)", waiting, trouble);
         advise(warning,
                "Start Redis, or see what keeps counterd from it. Counting goes on, and what waits is stored "
-               "when Redis is back; don't stop counterd before.");
+               "when Redis is back; %s.",
+               kept ? "it is written to disk each second, so counterd may be stopped and started meanwhile"
+                    : "don't stop counterd before");
     } else if (is_refusing(figures) && strncmp(trouble, "OOM", 3) == 0) {
         warning = warn(health, WARNING_REDIS_FULL, SEVERITY_BAD,
                        "Redis is full (maxmemory) and takes nothing new. %s", waiting);
@@ -178,16 +213,58 @@ static void judge_redis(const struct figures *figures, struct health *health)
     }
 }
 
+static void judge_spool(const struct figures *figures, struct health *health)
+{
+    uint64_t max = figures->spool_bytes_max, on_disk = figures->on_disk + figures->to_replay;
+    char memory[COUNT_BYTES], count[COUNT_BYTES], age[AGE_BYTES];
+    bool fills = !figures->redis_ready || is_refusing(figures);
+    struct warning *warning;
+
+    if (max == 0)
+        return;
+    if (is_spool_failing(figures) && fills) {
+        warning = warn(health, WARNING_SPOOL_FAILED, SEVERITY_BAD,
+                       "The disk takes no more: %s increments wait in memory alone, and %s on disk. (%s)",
+                       spell_count(figures->pending - figures->on_disk, memory), spell_count(on_disk, count),
+                       figures->spool_trouble);
+        advise(warning,
+               "Bring Redis back: that empties the disk. Or make room in spool_dir; it is tried again every "
+               "second. Counting goes on, up to keys_max keys; don't stop counterd, it would drop what is in "
+               "memory alone.");
+    } else if (fills && figures->spool_bytes_most >= max / 100 * NEARLY_FULL_PERCENT) {
+        warning = warn(health, WARNING_SPOOL_NEARLY_FULL, SEVERITY_WARN,
+                       "The spool is nearly full: a worker has used %" PRIu64
+                       " %% of its spool_bytes. After that, counts wait in memory alone.",
+                       figures->spool_bytes_most * 100 / max);
+        advise(warning, "Bring Redis back: that empties it. Or raise spool_bytes, if the disk has room, and "
+                        "restart counterd: what is on disk stays.");
+    }
+    if (is_spool_failing(figures) && !fills) {
+        warning = warn(health, WARNING_SPOOL_FAILED, SEVERITY_BAD, "The spool can't be read. (%s)",
+                       figures->spool_trouble);
+        advise(warning,
+               "What is damaged is put aside, under the name NAME.aside, and the rest goes on. The log "
+               "says how much is lost (event=increments_lost).");
+    }
+    if (!fills && on_disk > 0) {
+        warning =
+            warn(health, WARNING_SPOOL_DRAINING, SEVERITY_NOTE,
+                 "%s increments are still on disk, from when Redis did not take them; the oldest for %s.",
+                 spell_count(on_disk, count), spell_age(figures->pending_age_ms, age));
+        advise(warning, "Nothing: Redis takes them now, and Postgres is late by so much until then.");
+    }
+}
+
 static void judge_loss(const struct figures *figures, struct health *health)
 {
     char count[COUNT_BYTES], age[AGE_BYTES];
     struct warning *warning;
 
     if (figures->lost > 0) {
-        warning =
-            warn(health, WARNING_INCREMENTS_LOST, SEVERITY_BAD,
-                 "Up to %s increments are lost: Redis went back in time further than the history reaches.",
-                 spell_count(figures->lost, count));
+        warning = warn(health, WARNING_INCREMENTS_LOST, SEVERITY_BAD,
+                       "Up to %s increments are lost: Redis went back in time further than the history "
+                       "reaches, or a file of the spool was damaged.",
+                       spell_count(figures->lost, count));
         advise(warning,
                "The log has shard and batches (event=increments_lost). Raise history_bytes, and let Redis "
                "keep its data: appendonly yes. This stays until counterd is restarted.");
@@ -289,10 +366,11 @@ static void judge_keys(const struct figures *figures, struct health *health)
 
     if (figures->minute.overflow == 0)
         return;
-    warning = warn(health, WARNING_KEYS_OVER_LIMIT, SEVERITY_BAD,
-                   "More keys than keys_max allows (%s in all): %s increments of the last minute count under "
-                   "counterd.overflow instead of their key.",
-                   spell_count(figures->keys_max, max), spell_count(figures->minute.overflow, count));
+    warning =
+        warn(health, WARNING_KEYS_OVER_LIMIT, SEVERITY_BAD,
+             "More keys than keys_max allows (%s per worker): %s increments of the last minute count under "
+             "counterd.overflow instead of their key.",
+             spell_count(figures->keys_max_each, max), spell_count(figures->minute.overflow, count));
     advise(
         warning,
         "Raise keys_max and send SIGHUP, if there is memory. Or find who puts ids, times or random numbers "
@@ -395,7 +473,7 @@ static int compare(const void *a, const void *b)
 void health_judge(const struct figures *figures, struct health *ret_health)
 {
     struct health *health = ret_health;
-    char waiting[160];
+    char waiting[200];
 
     memset(health, 0, sizeof(*health));
     health->ready = !figures->stopping && figures->redis_ready && !is_refusing(figures);
@@ -405,6 +483,7 @@ void health_judge(const struct figures *figures, struct health *ret_health)
                     spell_waiting(figures, waiting, sizeof(waiting))),
                "If it does not end, the log says what it waits for.");
     judge_redis(figures, health);
+    judge_spool(figures, health);
     judge_loss(figures, health);
     judge_kernel(figures, health);
     judge_junk(figures, health);

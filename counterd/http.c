@@ -5,6 +5,7 @@
 #include <event2/event.h>
 #include <event2/http.h>
 #include <event2/keyvalq_struct.h>
+#include <event2/listener.h>
 #include <stdlib.h>
 
 #include "counterd/listener.h"
@@ -15,6 +16,9 @@
 
 #define TIMEOUT_S        10
 #define HEADER_BYTES_MAX 8192
+
+/* After running out of file descriptors. */
+#define ACCEPT_PAUSE_MS 500
 
 /* What is told of Redis is no older, unless Redis does not answer. */
 #define LOOK_AGE_MS 2000
@@ -358,6 +362,34 @@ static bool set_routes(struct http *http)
     return true;
 }
 
+static void on_accept_again(evutil_socket_t fd, short events, void *data)
+{
+    (void)fd;
+    (void)events;
+    evconnlistener_enable(data);
+}
+
+/* The connection stays in the backlog, and would wake us at once. */
+static void on_accept_error(struct evconnlistener *listener, void *data)
+{
+    struct timeval pause = {.tv_usec = ACCEPT_PAUSE_MS * 1000};
+
+    (void)data;
+    if (event_base_once(evconnlistener_get_base(listener), -1, EV_TIMEOUT, on_accept_again, listener,
+                        &pause) == 0)
+        evconnlistener_disable(listener);
+}
+
+static bool start_accepting(struct http *http)
+{
+    struct evhttp_bound_socket *bound =
+        evhttp_accept_socket_with_handle(http->server, http->options.listener->fd);
+
+    if (bound)
+        evconnlistener_set_error_cb(evhttp_bound_socket_get_listener(bound), on_accept_error);
+    return bound != NULL;
+}
+
 struct http *http_new(const struct http_options *options)
 {
     struct http *http = calloc(1, sizeof(*http));
@@ -366,11 +398,14 @@ struct http *http_new(const struct http_options *options)
         return NULL;
     http->options = *options;
     http->server = evhttp_new(options->base);
-    if (!http->server || !set_routes(http) || evhttp_accept_socket(http->server, options->listener->fd) < 0) {
+    if (!http->server || !set_routes(http) || !start_accepting(http)) {
         http_free(http);
         return NULL;
     }
-    evhttp_set_allowed_methods(http->server, EVHTTP_REQ_GET | EVHTTP_REQ_HEAD | EVHTTP_REQ_POST);
+    /* The others are answered with 405, and what is allowed. */
+    evhttp_set_allowed_methods(http->server, EVHTTP_REQ_GET | EVHTTP_REQ_HEAD | EVHTTP_REQ_POST |
+                                                 EVHTTP_REQ_PUT | EVHTTP_REQ_DELETE | EVHTTP_REQ_OPTIONS |
+                                                 EVHTTP_REQ_PATCH);
     evhttp_set_timeout(http->server, TIMEOUT_S);
     evhttp_set_max_headers_size(http->server, HEADER_BYTES_MAX);
     evhttp_set_max_body_size(http->server, INCREMENTS_BODY_BYTES_MAX);

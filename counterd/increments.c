@@ -159,9 +159,14 @@ static void on_tick(void *context)
 
 void increments_post(struct increments *increments, struct evhttp_request *request)
 {
-    const char *key = evhttp_find_header(evhttp_request_get_input_headers(request), "Idempotency-Key");
+    const struct evkeyvalq *headers = evhttp_request_get_input_headers(request);
+    const char *key = evhttp_find_header(headers, "Idempotency-Key");
+    const char *encoding = evhttp_find_header(headers, "Content-Encoding");
 
-    if (key)
+    if (encoding && evutil_ascii_strcasecmp(encoding, "identity") != 0)
+        answer_error(request, ANSWER_UNSUPPORTED, NULL,
+                     "the body has a Content-Encoding; send the lines as they are. Nothing was counted");
+    else if (key)
         idempotent_post(increments->idempotent, request, key);
     else
         post_plain(increments, request);

@@ -4,6 +4,7 @@
 
 #include "lib/clock.h"
 #include "lib/member.h"
+#include "lib/text.h"
 
 /* A flood of junk must not spend its time on the samples' lock. */
 #define SAMPLES_PER_TURN 2
@@ -275,14 +276,11 @@ enum reject ingest_line(struct ingest *ingest, struct span line)
 /* The first line of `text`, of whatever kind; returns how many bytes it takes. */
 static size_t gather_any(struct ingest *ingest, struct span text)
 {
-    const char *lf = memchr(text.ptr, '\n', text.len);
-    struct span line = {text.ptr, lf ? (size_t)(lf - text.ptr) : text.len};
-    size_t taken = line.len + (lf != NULL);
+    struct span rest = text, line = text_take_line(&rest);
+    size_t taken = text.len - rest.len;
     struct metric *metric = &ingest->metrics[ingest->gathered];
     enum reject reject;
 
-    if (line.len > 0 && line.ptr[line.len - 1] == '\r')
-        line.len--;
     if (line.len == 0)
         return taken;
     reject = metric_parse(line, metric);

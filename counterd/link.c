@@ -5,11 +5,11 @@
 #include <event2/event.h>
 #include <hiredis/hiredis.h>
 #include <hiredis/async.h>
-#include <hiredis/adapters/libevent.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "counterd/dial.h"
 #include "lib/keyspace.h"
 #include "lib/log.h"
 
@@ -254,15 +254,10 @@ static void ask_for_shards(struct link *link, const struct lane *lane)
 /* All of it in one go; the first answer that is an error ends the connection. */
 static void introduce(struct link *link)
 {
-    const struct redis_address *address = &link->config->redis.address;
-    char database[NUMBER_BYTES];
+    unsigned answers = dial_introduce(link->redis, &link->config->redis.address, on_auth, on_select);
 
-    snprintf(database, sizeof(database), "%u", address->database);
-    if (address->password[0] != '\0' && address->user[0] != '\0')
-        ask(link, on_auth, NULL, 3, (const char *[]){"AUTH", address->user, address->password});
-    else if (address->password[0] != '\0')
-        ask(link, on_auth, NULL, 2, (const char *[]){"AUTH", address->password});
-    ask(link, on_select, NULL, 2, (const char *[]){"SELECT", database});
+    for (; answers > 0; answers--)
+        owe(link);
     for (size_t i = 0; i < link->config->lanes_len; i++)
         ask_for_shards(link, &link->config->lanes[i]);
     ask(link, on_info, NULL, 2, (const char *[]){"INFO", "memory"});
@@ -315,19 +310,14 @@ static void on_deadline(evutil_socket_t fd, short events, void *data)
 
 static void connect_redis(struct link *link)
 {
-    const struct redis_address *address = &link->config->redis.address;
     struct timeval timeout = timeval_ms(link->config->redis.timeout_ms);
-    redisAsyncContext *redis = address->path[0] != '\0' ? redisAsyncConnectUnix(address->path)
-                                                        : redisAsyncConnect(address->host, address->port);
+    char why[256];
+    redisAsyncContext *redis = dial(&link->config->redis.address, link->base, why, sizeof(why));
 
     link->state = LINK_CONNECTING;
     link->timed_out = link->giving_up = link->misfit = false;
-    if (!redis || redis->err || redisLibeventAttach(redis, link->base) != REDIS_OK) {
-        char text[256];
-        snprintf(text, sizeof(text), "%s", redis && redis->err ? redis->errstr : "out of memory");
-        if (redis)
-            redisAsyncFree(redis);
-        lost(link, text);
+    if (!redis) {
+        lost(link, why);
         return;
     }
     redis->data = link;

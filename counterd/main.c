@@ -6,6 +6,7 @@
 
 #include "counterd/daemon.h"
 #include "counterd/version.h"
+#include "lib/log.h"
 
 static const char usage[] =
     "usage: counterd -c FILE [--check]\n"
@@ -74,8 +75,10 @@ int main(int argc, char **argv)
     struct arguments arguments = {0};
     struct config *config;
     struct error error;
-    int code = parse_arguments(argc, argv, &arguments);
+    int code;
 
+    log_hold_descriptors();
+    code = parse_arguments(argc, argv, &arguments);
     if (code >= 0)
         return code;
     if (config_load(arguments.path, &config, &error) < 0) {

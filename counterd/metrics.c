@@ -215,6 +215,28 @@ static void put_stored(const struct writer *writer, const struct figures *figure
                figures->lost);
 }
 
+static void put_spool(const struct writer *writer, const struct figures *figures)
+{
+    gauge_of(writer, "spool_bytes_max", "What each worker may use on disk; 0 = there is no spool.",
+             (int64_t)figures->spool_bytes_max);
+    gauge_of(writer, "spool_bytes", "What all use.", (int64_t)figures->spool_bytes);
+    gauge_of(writer, "spool_fullest_bytes", "What the worker uses that uses most.",
+             (int64_t)figures->spool_bytes_most);
+    gauge_of(writer, "spool_waiting_increments", "Of the pending increments, those that are on disk.",
+             (int64_t)figures->on_disk);
+    gauge_of(writer, "spool_to_replay_increments",
+             "Increments on disk that an earlier process had accepted, and that are not in Redis yet.",
+             (int64_t)figures->to_replay);
+    counter_of(writer, "spooled_increments", "Increments written to disk.", figures->spooled);
+    counter_of(writer, "spooled_batches", "Batches written to disk.", figures->spooled_batches);
+    counter_of(writer, "replayed_increments",
+               "Increments that an earlier process had left on disk, and that are in Redis now.",
+               figures->replayed);
+    counter_of(writer, "replayed_batches", "The batches of these.", figures->replayed_batches);
+    counter_of(writer, "spool_errors", "Times that the disk could not be written or read.",
+               figures->spool_errors);
+}
+
 static void put_states(const struct writer *writer, const char *name, int64_t open, int64_t sealed,
                        bool sealed_known)
 {
@@ -302,6 +324,7 @@ char *metrics_text(const struct figures *figures, const struct health *health, e
     put_received(&writer, figures);
     put_memory(&writer, figures);
     put_stored(&writer, figures);
+    put_spool(&writer, figures);
     put_look(&writer, figures);
     put_process(&writer, figures);
     if (format == METRICS_OPENMETRICS)

@@ -34,7 +34,7 @@ struct pipeline {
     struct event *spool_due;
     struct event *deadline; /* while finishing: Redis has made no progress for so long */
     bool tick_armed, swap_due, finishing, done;
-    bool away;          /* Redis has been lost, and acknowledged nothing since */
+    bool away;          /* Redis has been lost, or refused a batch, and acknowledged nothing since */
     bool spooling;      /* tables go to disk, until Redis is back */
     bool spool_swapped; /* since spool_due was last armed for later */
     bool spool_paused;  /* it has failed, until spool_due */
@@ -242,14 +242,22 @@ static void on_ready(void *context)
     proceed(pipeline);
 }
 
+/* One that is full, or read-only, keeps batches here just as one that is gone. */
+static void on_refused(void *context)
+{
+    struct pipeline *pipeline = context;
+
+    pipeline->away = true;
+    if (pipeline->spool && !event_pending(pipeline->spool_due, EV_TIMEOUT, NULL))
+        arm(pipeline->spool_due, SPOOL_AFTER_MS);
+}
+
 static void on_lost(void *context, enum link_state state, const struct error *error)
 {
     struct pipeline *pipeline = context;
     char quoted[LOG_TEXT_BYTES];
 
-    pipeline->away = true;
-    if (pipeline->spool && !event_pending(pipeline->spool_due, EV_TIMEOUT, NULL))
-        arm(pipeline->spool_due, SPOOL_AFTER_MS);
+    on_refused(pipeline);
     log_event(state == LINK_MISFIT ? LOG_LEVEL_ERROR : LOG_LEVEL_WARN,
               state == LINK_MISFIT ? "redis_misfit" : "redis_lost",
               "error=%s hint=\"counting goes on%s\" pending_increments=%" PRIu64 " keys=%zu",
@@ -307,6 +315,7 @@ static bool set_up_sender(struct pipeline *pipeline)
         .on_ready = on_ready,
         .on_lost = on_lost,
         .on_reply = on_reply,
+        .on_refused = on_refused,
     };
 
     pipeline->sender = sender_new(&options);

@@ -4,11 +4,11 @@
 #include <event2/event.h>
 #include <hiredis/hiredis.h>
 #include <hiredis/async.h>
-#include <hiredis/adapters/libevent.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "counterd/dial.h"
 #include "lib/clock.h"
 #include "lib/id.h"
 #include "lib/member.h"
@@ -350,14 +350,9 @@ static void on_introduced(redisAsyncContext *redis, void *data, void *context)
 
 static void introduce(struct reader *reader)
 {
-    const struct redis_address *address = &reader->config->redis.address;
     static const enum script_id loaded[] = {SCRIPT_LOOK, SCRIPT_PEEK, SCRIPT_LARGEST};
 
-    if (address->password[0] != '\0' && address->user[0] != '\0')
-        redisAsyncCommand(reader->redis, on_introduced, NULL, "AUTH %s %s", address->user, address->password);
-    else if (address->password[0] != '\0')
-        redisAsyncCommand(reader->redis, on_introduced, NULL, "AUTH %s", address->password);
-    redisAsyncCommand(reader->redis, on_introduced, NULL, "SELECT %u", address->database);
+    (void)dial_introduce(reader->redis, &reader->config->redis.address, on_introduced, on_introduced);
     for (size_t i = 0; i < ARRAY_LEN(loaded); i++)
         redisAsyncCommand(reader->redis, on_introduced, NULL, "SCRIPT LOAD %s", scripts[loaded[i]].text);
 }
@@ -381,20 +376,14 @@ static void on_disconnected(const redisAsyncContext *redis, int status)
  */
 static bool ensure_connection(struct reader *reader)
 {
-    const struct redis_address *address = &reader->config->redis.address;
     redisAsyncContext *redis;
 
     if (reader->redis)
         return true;
     reader->late = false;
-    redis = address->path[0] != '\0' ? redisAsyncConnectUnix(address->path)
-                                     : redisAsyncConnect(address->host, address->port);
-    if (!redis || redis->err || redisLibeventAttach(redis, reader->base) != REDIS_OK) {
-        snprintf(reader->error, sizeof(reader->error), "%s",
-                 redis && redis->err ? redis->errstr : "out of memory");
+    redis = dial(&reader->config->redis.address, reader->base, reader->error, sizeof(reader->error));
+    if (!redis) {
         reader->failed_ms = clock_monotonic_ms();
-        if (redis)
-            redisAsyncFree(redis);
         return false;
     }
     redis->data = reader;

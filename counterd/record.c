@@ -138,7 +138,7 @@ enum record_result record_read(struct span bytes, uint32_t shards, struct record
     payload = (struct span){bytes.ptr + sizeof(raw), raw.payload_bytes};
     if (bytes.len - sizeof(raw) < payload.len)
         return RECORD_SHORT;
-    if (raw.checksum != checksum_of(&raw, payload.ptr) || raw.shard >= shards ||
+    if (raw.checksum != checksum_of(&raw, payload.ptr) || raw.shard >= shards || raw.unused != 0 ||
         !are_entries(payload, raw.keys))
         return RECORD_ALIEN;
     *ret_record = (struct record){

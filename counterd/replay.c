@@ -106,13 +106,17 @@ static int set_up(struct past *past, struct error *error)
         .on_reply = on_reply,
     };
     struct spool_finder finder = {past, on_found};
+    int r;
 
     past->spool = sender.spool = spool_new(&spool);
     if (past->spool)
         past->sender = sender_new(&sender);
     if (!past->sender)
         return error_set(error, -ENOMEM, "out of memory");
-    return spool_adopt(past->spool, &finder, error);
+    r = spool_adopt(past->spool, &finder, error);
+    if (r == 0)
+        sender_publish_spool(past->sender);
+    return r;
 }
 
 /* Returns whether the writer has something to send. */

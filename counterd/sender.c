@@ -77,15 +77,25 @@ void sender_tell_spool_error(struct sender *sender, const struct error *error)
     char quoted[LOG_TEXT_BYTES];
 
     counter_add(&sender->options.stats->spool_errors, 1);
+    counter_set(&sender->options.stats->spool_error_ms, (uint64_t)clock_monotonic_ms());
+    trouble_set(&sender->options.stats->spool_trouble, error->text);
     if (is_time_to_log(&sender->spool_error_logged_ms))
         log_event(LOG_LEVEL_ERROR, "spool_failed",
                   "error=%s hint=\"counting goes on in memory, up to keys_max keys\"",
                   log_quote(quoted, span_of(error->text)));
 }
 
-static void publish_spool(struct sender *sender)
+void sender_publish_spool(struct sender *sender)
 {
-    counter_set(&sender->options.stats->spool_bytes, spool_bytes(sender->options.spool));
+    struct stats *stats = sender->options.stats;
+    uint64_t waiting = outbox_spooled_events(sender->outbox);
+
+    counter_set(&stats->spool_bytes, spool_bytes(sender->options.spool));
+    counter_set(sender->options.replays ? &stats->replay_waiting : &stats->spool_waiting, waiting);
+    if (waiting == 0)
+        counter_set(&stats->spool_since_ms, 0);
+    else if (counter_get(&stats->spool_since_ms) == 0)
+        counter_set(&stats->spool_since_ms, (uint64_t)clock_monotonic_ms());
 }
 
 static void load(struct sender *sender)
@@ -113,6 +123,7 @@ static void load(struct sender *sender)
         log_event(LOG_LEVEL_ERROR, "increments_lost",
                   "writer=%s increments=%" PRIu64 " hint=\"the spool could not be read\"", sender->writer,
                   unread);
+        sender_publish_spool(sender);
     }
 }
 
@@ -230,7 +241,7 @@ static void acknowledge(struct sender *sender, uint32_t shard, uint64_t durable)
     arm_probe(sender);
     if (ack.segment != 0) {
         spool_settle(sender->options.spool, ack.segment);
-        publish_spool(sender);
+        sender_publish_spool(sender);
     }
 }
 
@@ -249,6 +260,8 @@ static void refuse(struct sender *sender, uint32_t shard, const char *why)
         log_event(LOG_LEVEL_WARN, "append_refused",
                   "shard=%u error=%s hint=\"kept in memory and sent again until it is taken\"", shard,
                   log_quote(quoted, span_of(why)));
+    if (sender->options.on_refused)
+        sender->options.on_refused(sender->options.context);
 }
 
 /* Of batches that an earlier process had acknowledged, nobody here knows how many increments they held. */
@@ -397,7 +410,7 @@ static int spool_one(struct sender *sender, uint32_t shard, struct error *error)
     outbox_spooled(sender->outbox, shard, segment);
     counter_add(&sender->options.stats->spooled, events);
     counter_add(&sender->options.stats->spooled_batches, 1);
-    publish_spool(sender);
+    sender_publish_spool(sender);
     return 0;
 }
 

@@ -30,6 +30,7 @@ struct sender_options {
     void (*on_ready)(void *context);
     void (*on_lost)(void *context, enum link_state state, const struct error *error);
     void (*on_reply)(void *context, bool applied); /* something may have moved */
+    void (*on_refused)(void *context);             /* Redis does not take a batch now; NULL = never mind */
 };
 
 /* Starts to connect at once. Gives NULL when out of memory. */
@@ -64,6 +65,10 @@ enum sender_spooled sender_spool(struct sender *sender, size_t batches_max);
 
 /* Makes sure that what was spooled outlives a power cut. */
 void sender_sync(struct sender *sender);
+
+/* Notes in the stats what waits on disk. Done here whenever it changes, but for what the spool was given
+ * otherwise. */
+void sender_publish_spool(struct sender *sender);
 
 /* Says that the spool has failed, but not each time. */
 void sender_tell_spool_error(struct sender *sender, const struct error *error);

@@ -177,12 +177,15 @@ int spool_directory_open(const char *path, const char *namespace, int *ret_direc
 }
 
 /* Reads a file's header and judges it: 0, or -EINVAL when it is ours and does not fit, or -EBADMSG when it is
- * nothing of ours. */
+ * nothing of ours, or -ENODATA when the process ended before it had written all of it. */
 static int check_header(int fd, const char *name, const struct spool_options *options, struct error *error)
 {
     struct record_header header;
     char bytes[RECORD_HEADER_BYTES];
+    struct stat status;
 
+    if (fstat(fd, &status) == 0 && status.st_size < RECORD_HEADER_BYTES)
+        return -ENODATA;
     if (!spool_file_read(fd, 0, bytes, sizeof(bytes)))
         return -EBADMSG;
     switch (record_read_header((struct span){bytes, sizeof(bytes)}, &header)) {
@@ -266,6 +269,12 @@ int spool_list(const struct spool_options *options, struct spool_writers *ret_wr
         if (r == -EBADMSG) {
             spool_file_put_aside(options->directory, name, "not a file of counterd's");
             r = 0;
+        } else if (r == -ENODATA) {
+            log_event(LOG_LEVEL_INFO, "spool_empty", "file=%s hint=\"it was being begun; it is removed\"",
+                      name);
+            r = unlinkat(options->directory, name, 0) == 0
+                    ? 0
+                    : error_set(error, -errno, "can't remove '%s' in 'spool_dir': %s", name, strerror(errno));
         } else if (r == 0 && number > 0) {
             add_writer(ret_writers, id);
         }

@@ -13,11 +13,13 @@ void stats_init(struct stats *stats)
     pthread_mutex_init(&stats->samples.lock, NULL);
     pthread_mutex_init(&stats->moments.lock, NULL);
     pthread_mutex_init(&stats->trouble.lock, NULL);
+    pthread_mutex_init(&stats->spool_trouble.lock, NULL);
 }
 
 void stats_done(struct stats *stats)
 {
     pthread_mutex_destroy(&stats->trouble.lock);
+    pthread_mutex_destroy(&stats->spool_trouble.lock);
     pthread_mutex_destroy(&stats->moments.lock);
     pthread_mutex_destroy(&stats->samples.lock);
 }

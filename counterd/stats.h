@@ -77,7 +77,7 @@ struct moments {
 
 #define TROUBLE_BYTES 256
 
-/* What Redis, or the way to it, last said against us. */
+/* What Redis, or the way to it, or the disk, last said against us. */
 struct trouble {
     pthread_mutex_t lock;
     char text[TROUBLE_BYTES];
@@ -114,16 +114,20 @@ struct stats {
     counter replayed, replayed_batches; /* of an earlier process, out of its spool into Redis */
     counter spool_bytes;                /* on disk; may fall */
     counter spool_errors;               /* writes and reads that failed */
+    counter spool_waiting;              /* increments that are on disk and not in Redis; may fall */
+    counter replay_waiting;             /* of an earlier process, the same */
     /* Monotonic milliseconds, 0 = never. */
     counter went_back_ms;    /* when Redis was last found to have gone back */
     counter appended_ms;     /* when Redis last took a batch */
     counter refused_ms;      /* when Redis last refused one */
     counter gathered_ms;     /* since when the oldest increments in memory are there; 0 = none are */
+    counter spool_since_ms;  /* since when something waits on disk; 0 = nothing does */
+    counter spool_error_ms;  /* when the spool last failed */
     struct histogram append; /* from sending a batch to its acknowledgement */
     struct histogram gather; /* from the first increment of a table until all of the table is in Redis */
     _Atomic bool redis_ready;
     _Atomic bool redis_misfit; /* not ready because it can't be used as configured */
-    struct trouble trouble;
+    struct trouble trouble, spool_trouble;
     struct samples samples;
     struct moments moments;
 };

@@ -112,7 +112,10 @@ static void add_spool(cJSON *root, const struct figures *figures)
 {
     cJSON *group = cJSON_AddObjectToObject(root, "spool");
 
+    add_number(group, "waiting", figures->on_disk);
+    add_number(group, "to_replay", figures->to_replay);
     add_number(group, "bytes", figures->spool_bytes);
+    add_number(group, "bytes_max", figures->spool_bytes_max);
     add_number(group, "increments", figures->spooled);
     add_number(group, "batches", figures->spooled_batches);
     add_number(group, "replayed_increments", figures->replayed);
@@ -234,6 +237,7 @@ char *status_json(const struct status_view *view, const struct figures *figures,
     add_table(root, figures);
     add_number(root, "pending", figures->pending);
     add_signed(root, "pending_oldest_ms", figures->pending_age_ms);
+    add_signed(root, "memory_oldest_ms", figures->memory_age_ms);
     add_appended(root, figures);
     add_spool(root, figures);
     add_idempotency(root, figures);

@@ -2,6 +2,8 @@
 
 #include <errno.h>
 #include <event2/event.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -21,6 +23,13 @@
 
 /* Of one connection, not answered yet; then it is not read until some are. */
 #define SYNCS_MAX 64
+
+/* At the end, of one connection: more than the kernels hold of it on both sides. Who sends more than that is
+ * still sending, and would keep us here. */
+#define DRAIN_BYTES_MAX (16 * 1024 * 1024)
+
+/* A client that is gone without a word would hold its place for ever. */
+#define KEEPALIVE_IDLE_S 300
 
 #define SYNC_WORD "SYNC "
 
@@ -263,6 +272,14 @@ static void on_readable(evutil_socket_t fd, short events, void *data)
     turn_ends(streams, listener);
 }
 
+static void keep_alive(int fd)
+{
+    int on = 1, idle_s = KEEPALIVE_IDLE_S;
+
+    (void)setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof(idle_s));
+}
+
 static void connection_new(struct streams *streams, struct listener *listener, int fd)
 {
     struct connection *connection = calloc(1, sizeof(*connection));
@@ -278,6 +295,7 @@ static void connection_new(struct streams *streams, struct listener *listener, i
         close(fd);
         return;
     }
+    keep_alive(fd);
     *connection = (struct connection){.streams = streams, .listener = listener, .event = event, .fd = fd};
     frame_init(&connection->frame);
     LIST_INIT(&connection->syncs);
@@ -386,6 +404,8 @@ void streams_pause(struct streams *streams, bool paused)
 /* What the client has sent so far; the line that it is in the middle of is cut. */
 static void drain_connection(struct connection *connection)
 {
+    const counter *bytes = &connection->listener->bytes;
+    uint64_t before = counter_get(bytes);
     enum read_result result;
     struct span rest;
 
@@ -393,7 +413,7 @@ static void drain_connection(struct connection *connection)
         return;
     do
         result = read_connection(connection);
-    while (result == READ_SOME);
+    while (result == READ_SOME && counter_get(bytes) - before < DRAIN_BYTES_MAX);
     if (result == READ_END)
         return;
     rest = frame_rest(&connection->frame);

@@ -110,6 +110,8 @@ static void on_wake(evutil_socket_t fd, short events, void *data)
         receiver_drain(worker->receiver);
         streams_drain(worker->streams);
         close_listeners(&worker->options);
+        /* That may have taken long; what is given time from here on must not lose it. */
+        (void)event_base_update_cache_time(worker->base);
         pipeline_finish(worker->pipeline);
     }
 }

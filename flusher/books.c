@@ -7,26 +7,40 @@
 
 #define PAGE_ROWS 10000
 
-int books_heads(struct postgres *postgres, const struct config *config, struct shard_books *ret_books,
-                struct error *error)
+/* Has `take` look at each row of a query for the namespace whose first column is the shard. */
+static int each_shard(struct postgres *postgres, const struct config *config, const char *sql,
+                      void (*take)(void *context, int64_t shard, const struct pg_result *rows, int at),
+                      void *context, struct error *error)
 {
     struct parameters parameters = {0};
     struct pg_result *rows;
     int r;
 
     parameters_text(&parameters, config->namespace);
-    r = postgres_execute(postgres, "SELECT shard, head_gen FROM counterd.shards WHERE namespace = $1",
-                         &parameters, &rows, error);
+    r = postgres_execute(postgres, sql, &parameters, &rows, error);
     if (r < 0)
         return r;
     for (int i = 0; i < rows_len(rows); i++) {
         int64_t shard = rows_bigint(rows, i, 0);
         if (shard >= 0 && shard < config->shards)
-            snprintf(ret_books[shard].head_before, sizeof(ret_books->head_before), "%s",
-                     rows_text(rows, i, 1));
+            take(context, shard, rows, i);
     }
     rows_free(rows);
     return 0;
+}
+
+static void take_head(void *context, int64_t shard, const struct pg_result *rows, int at)
+{
+    struct shard_books *books = context;
+
+    snprintf(books[shard].head_before, sizeof(books->head_before), "%s", rows_text(rows, at, 1));
+}
+
+int books_heads(struct postgres *postgres, const struct config *config, struct shard_books *ret_books,
+                struct error *error)
+{
+    return each_shard(postgres, config, "SELECT shard, head_gen FROM counterd.shards WHERE namespace = $1",
+                      take_head, ret_books, error);
 }
 
 static void take_books(const struct pg_result *rows, int at, struct shard_books *books)
@@ -107,28 +121,11 @@ static int read_numbers(struct postgres *postgres, const char *sql, int64_t *ret
     return 0;
 }
 
-static int add_applied(struct postgres *postgres, const struct config *config, int64_t *shards,
-                       struct error *error)
+static void add_applied(void *context, int64_t shard, const struct pg_result *rows, int at)
 {
-    struct parameters parameters = {0};
-    struct pg_result *rows;
-    int r;
+    int64_t *shards = context;
 
-    parameters_text(&parameters, config->namespace);
-    r = postgres_execute(postgres,
-                         "SELECT shard, cumulative_total + recovered_total - parked_total - dropped_total"
-                         " - elsewhere_total FROM counterd.shards"
-                         " WHERE namespace = $1",
-                         &parameters, &rows, error);
-    if (r < 0)
-        return r;
-    for (int i = 0; i < rows_len(rows); i++) {
-        int64_t shard = rows_bigint(rows, i, 0);
-        if (shard >= 0 && shard < config->shards)
-            shards[shard] = whole_add(shards[shard], rows_bigint(rows, i, 1));
-    }
-    rows_free(rows);
-    return 0;
+    shards[shard] = whole_add(shards[shard], rows_bigint(rows, at, 1));
 }
 
 /* One page of the counters, those after `last`, which becomes the page's last key. Returns how many. */
@@ -167,7 +164,10 @@ static int locate(struct postgres *postgres, const struct config *config, int64_
 
     if (r < 0)
         return r;
-    r = add_applied(postgres, config, ret_shards, error);
+    r = each_shard(postgres, config,
+                   "SELECT shard, cumulative_total + recovered_total - parked_total - dropped_total"
+                   " - elsewhere_total FROM counterd.shards WHERE namespace = $1",
+                   add_applied, ret_shards, error);
     for (int len = PAGE_ROWS; r == 0 && len == PAGE_ROWS;) {
         len = subtract_page(postgres, config, last, ret_shards, error);
         r = len < 0 ? len : 0;

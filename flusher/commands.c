@@ -155,6 +155,8 @@ static void take_metrics(struct run_metrics *metrics, const struct jobs_result *
     metrics->keys = result->keys;
     metrics->increments = result->total;
     metrics->events = result->events;
+    metrics->parked = result->parked;
+    metrics->dropped = result->dropped;
     metrics->quarantined = result->quarantined;
 }
 
@@ -296,15 +298,19 @@ static int run_once(const struct config *config, const struct command_options *o
 int command_run(const struct config *config, const struct command_options *options)
 {
     sigset_t signals = stop_signals();
+    bool succeeded = false;
 
     if (options->every_ms == 0)
         return run_once(config, options);
     sigprocmask(SIG_BLOCK, &signals, NULL);
     for (;;) {
         int64_t next_ms = clock_monotonic_ms() + options->every_ms;
-        /* Whatever else goes wrong may be better in the next round; and other lanes go on in any case. */
-        if (run_once(config, options) == EX_CONFIG && !options->among_lanes)
+        int code = run_once(config, options);
+        /* Whatever else goes wrong may be better in the next round; so may this, when it was right before: a
+         * table is being rebuilt, a password changed. And other lanes go on in any case. */
+        if (code == EX_CONFIG && !succeeded && !options->among_lanes)
             return EX_CONFIG;
+        succeeded |= code == EX_OK;
         if (!sleep_until(next_ms))
             return EX_OK;
     }

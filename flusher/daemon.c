@@ -124,13 +124,37 @@ static void take_reasons(const cJSON *rejected, struct daemon_status *status)
     }
 }
 
+static void take_text(const cJSON *item, const char *name, char *ret_text, size_t text_bytes)
+{
+    const char *text = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(item, name));
+
+    snprintf(ret_text, text_bytes, "%s", text ? text : "");
+}
+
+static void take_warnings(const cJSON *warnings, struct daemon_status *status)
+{
+    const cJSON *item;
+
+    cJSON_ArrayForEach(item, warnings)
+    {
+        struct daemon_warning *warning = &status->warnings[status->warnings_len];
+        char severity[8];
+        take_text(item, "severity", severity, sizeof(severity));
+        if (strcmp(severity, "note") == 0 || status->warnings_len == DAEMON_WARNINGS_MAX)
+            continue;
+        take_text(item, "code", warning->code, sizeof(warning->code));
+        take_text(item, "text", warning->text, sizeof(warning->text));
+        take_text(item, "action", warning->action, sizeof(warning->action));
+        status->warnings_len++;
+    }
+}
+
 static int take_status(const struct config *config, const char *answer, struct daemon_status *ret_status,
                        struct error *error)
 {
     const char *body = strstr(answer, "\r\n\r\n");
     cJSON *root = strncmp(answer, "HTTP/1.", 7) == 0 && body ? cJSON_Parse(body) : NULL;
     const char *namespace = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(root, "namespace"));
-    const char *why = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(root, "not_ready"));
     int r = 0;
 
     if (!namespace) {
@@ -143,14 +167,16 @@ static int take_status(const struct config *config, const char *answer, struct d
             .received = number_at(root, "received", "lines"),
             .accepted = number_at(root, NULL, "accepted"),
             .pending = number_at(root, NULL, "pending"),
+            .on_disk = number_at(root, "spool", "waiting"),
+            .to_replay = number_at(root, "spool", "to_replay"),
+            .has_spool = number_at(root, "spool", "bytes_max") > 0,
             .lost = number_at(root, "redis", "increments_lost"),
-            .refused = number_at(root, "redis", "errors"),
             .rejected = number_at(root, "rejected", "total"),
             .kernel_dropped = number_at(root, NULL, "kernel_dropped"),
-            .overflow = number_at(root, "table", "overflow"),
             .uptime_ms = number_at(root, NULL, "uptime_ms"),
         };
-        snprintf(ret_status->not_ready, sizeof(ret_status->not_ready), "%s", why ? why : "");
+        take_text(root, "not_ready", ret_status->not_ready, sizeof(ret_status->not_ready));
+        take_warnings(cJSON_GetObjectItemCaseSensitive(root, "warnings"), ret_status);
         take_reasons(cJSON_GetObjectItemCaseSensitive(root, "rejected"), ret_status);
     }
     cJSON_Delete(root);

@@ -175,6 +175,7 @@ int main(int argc, char *argv[])
     struct command_options options = {0};
     int option;
 
+    log_hold_descriptors();
     /* A connection that the other side closed is an error of write(2), not the end of us. */
     signal(SIGPIPE, SIG_IGN);
     while ((option = getopt_long(argc, argv, "c:h", long_options, NULL)) != -1) {

@@ -72,6 +72,11 @@ static void put_run(const struct sheet *sheet, const struct run_metrics *metrics
         metrics->events);
     put(sheet, "counterd_flush_last_run_rows_per_second", "Keys by duration of the last run.", UNIT_WHOLE,
         metrics->keys * 1000 / elapsed_ms);
+    put(sheet, "counterd_flush_last_run_parked_keys", "Of its keys, those that their tables did not take.",
+        UNIT_WHOLE, metrics->parked);
+    put(sheet, "counterd_flush_last_run_dropped_keys",
+        "Of its keys, those that were dropped, as their target says of missing rows.", UNIT_WHOLE,
+        metrics->dropped);
     put(sheet, "counterd_flush_last_run_quarantined", "Generations that the last run put into quarantine.",
         UNIT_WHOLE, metrics->quarantined);
 }
@@ -98,10 +103,13 @@ static void put_overview(const struct sheet *sheet, const struct overview *overv
             overview->history.fresh_ms);
     put(sheet, "counterd_flush_quarantined_generations",
         "Generations in quarantine that nobody has decided about.", UNIT_WHOLE, overview->quarantined);
-    if (overview->parked >= 0)
-        put(sheet, "counterd_flush_parked_rows",
-            "Rows of counterd.parked that nobody has decided about, counted up to 100000.", UNIT_WHOLE,
-            overview->parked);
+    put(sheet, "counterd_flush_parked_rows",
+        "Rows of counterd.parked that nobody has decided about, counted up to 100000.", UNIT_WHOLE,
+        overview->history.parked_rows);
+    put(sheet, "counterd_flush_parked_increments", "The sum of what they hold.", UNIT_WHOLE,
+        overview->history.parked);
+    put(sheet, "counterd_flush_dropped_increments", "The sum of all that was ever dropped.", UNIT_WHOLE,
+        overview->history.dropped);
 }
 
 /* What the file at `path` says about the last success; 0 when it is not there or says nothing. */

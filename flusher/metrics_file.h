@@ -15,6 +15,7 @@ struct run_metrics {
     int exit_code;
     int64_t shards, shards_failed;
     int64_t keys, increments, events;
+    int64_t parked, dropped;         /* keys of those */
     int64_t quarantined;             /* generations, by this run */
     const struct overview *overview; /* after the run; NULL = Postgres did not answer */
 };

@@ -105,26 +105,6 @@ static int count_gone_back(struct postgres *postgres, const struct config *confi
     return r;
 }
 
-static int count_parked(struct postgres *postgres, const struct config *config, struct overview *overview,
-                        struct error *error)
-{
-    struct parameters parameters = {0};
-    struct pg_result *rows;
-    int r;
-
-    parameters_text(&parameters, config->namespace);
-    parameters_bigint(&parameters, PARKED_MAX);
-    r = postgres_execute(
-        postgres,
-        "SELECT count(*) FROM (SELECT FROM counterd.parked WHERE namespace = $1 LIMIT $2::bigint) AS parked",
-        &parameters, &rows, error);
-    if (r < 0)
-        return r;
-    overview->parked = rows_bigint(rows, 0, 0);
-    rows_free(rows);
-    return 0;
-}
-
 /* A flusher in work is never seconds without a statement, so one whose server process waits that long for it
  * does not run: stopped, swapped out, or gone without its connection having noticed. */
 static int look_beside(struct postgres *postgres, const struct config *config, struct overview *overview,
@@ -132,7 +112,7 @@ static int look_beside(struct postgres *postgres, const struct config *config, s
 {
     static const char sql[] =
         "SELECT (SELECT count(*) FROM counterd.quarantine WHERE namespace = $1 AND resolution IS NULL),"
-        " (to_regclass('counterd.parked') IS NOT NULL)::integer, stuck.pid, stuck.ms"
+        " stuck.pid, stuck.ms"
         " FROM (SELECT) AS always LEFT JOIN"
         " (SELECT pid, trunc(extract(epoch FROM clock_timestamp() - state_change) * 1000) AS ms"
         " FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'flusher'"
@@ -141,7 +121,6 @@ static int look_beside(struct postgres *postgres, const struct config *config, s
         " ORDER BY state_change LIMIT 1) AS stuck ON true";
     struct parameters parameters = {0};
     struct pg_result *rows;
-    bool has_parked;
     int r;
 
     parameters_text(&parameters, config->namespace);
@@ -149,12 +128,10 @@ static int look_beside(struct postgres *postgres, const struct config *config, s
     if (r < 0)
         return r;
     overview->quarantined = rows_bigint(rows, 0, 0);
-    has_parked = rows_bigint(rows, 0, 1) == 1;
-    overview->stuck_pid = rows_bigint(rows, 0, 2);
-    overview->stuck_ms = rows_bigint(rows, 0, 3);
+    overview->stuck_pid = rows_bigint(rows, 0, 1);
+    overview->stuck_ms = rows_bigint(rows, 0, 2);
     rows_free(rows);
-    overview->parked = -1;
-    return has_parked ? count_parked(postgres, config, overview, error) : 0;
+    return 0;
 }
 
 int overview_postgres(struct postgres *postgres, const struct config *config,

@@ -3,7 +3,7 @@
  *
  * In two halves, because one may be away while the other answers: Redis first, then Postgres, as pending.h
  * asks for. Read-only, and light: a script per shard (two with the largest keys, for those
- * that hold any), four or five statements.
+ * that hold any), four statements.
  */
 #ifndef FLUSHER_OVERVIEW_H
 #define FLUSHER_OVERVIEW_H
@@ -13,16 +13,12 @@
 #include "flusher/redis.h"
 #include "flusher/source_redis.h"
 
-/* Counting them ends here, because it is done again and again. */
-#define PARKED_MAX 100000
-
 struct overview {
     bool pending_known;
     struct pending pending; /* when Redis could say */
     int64_t gone_back;      /* shards in which Redis has gone back in time, and no flush has seen to it yet */
     struct history history;
     int64_t quarantined; /* generations that nobody has decided about */
-    int64_t parked;      /* at most PARKED_MAX; -1 = this schema has no such table */
     int64_t stuck_ms;    /* how long a flusher has been sitting in a transaction; 0 = none does */
     int64_t stuck_pid;   /* its server process in Postgres */
 };

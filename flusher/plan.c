@@ -472,7 +472,7 @@ static int plan_rollup(struct postgres *postgres, struct planned *planned, size_
     rollup->bucket_s = written->bucket_s;
     rollup->by_day = strcmp(written->table, ROLLUPS_TABLE) == 0;
     want_key(&look);
-    want(&look, ROLE_VALUE, planned->target->value);
+    want(&look, ROLE_VALUE, rollup->by_day ? "value" : planned->target->value);
     want(&look, ROLE_BUCKET, "bucket");
     r = look_up(&look);
     if (r < 0)

@@ -261,7 +261,8 @@ int records_history(struct postgres *postgres, const struct config *config, stru
         "1000),"
         " (r.id IS NOT NULL)::integer, trunc(extract(epoch FROM r.started_at) * 1000),"
         " trunc(extract(epoch FROM r.finished_at) * 1000), r.keys, r.increments, r.error, s.parked,"
-        " s.dropped"
+        " s.dropped, (SELECT count(*) FROM (SELECT FROM counterd.parked WHERE namespace = $1"
+        " LIMIT $2::bigint) AS p)"
         " FROM (SELECT max(applied_at) AS applied_at, sum(parked_total) AS parked,"
         " sum(dropped_total) AS dropped FROM counterd.shards WHERE namespace = $1) AS s"
         " LEFT JOIN counterd.freshness AS f ON f.namespace = $1"
@@ -271,6 +272,7 @@ int records_history(struct postgres *postgres, const struct config *config, stru
     int r;
 
     parameters_text(&parameters, config->namespace);
+    parameters_bigint(&parameters, PARKED_ROWS_MAX);
     r = postgres_execute(postgres, sql, &parameters, &rows, error);
     if (r < 0)
         return r;
@@ -284,6 +286,7 @@ int records_history(struct postgres *postgres, const struct config *config, stru
         .total = rows_bigint(rows, 0, 6),
         .parked = rows_bigint(rows, 0, 8),
         .dropped = rows_bigint(rows, 0, 9),
+        .parked_rows = rows_bigint(rows, 0, 10),
     };
     snprintf(ret_history->failure, sizeof(ret_history->failure), "%s", rows_text(rows, 0, 7));
     rows_free(rows);

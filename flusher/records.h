@@ -39,6 +39,7 @@ MUST_CHECK int records_ledger(struct postgres *postgres, const struct config *co
                               struct error *error);
 
 #define RUN_ERROR_BYTES 1024
+#define PARKED_ROWS_MAX 100000 /* they are counted again and again */
 
 struct history {
     int64_t fresh_ms;   /* unix time; 0 = not known */
@@ -46,7 +47,8 @@ struct history {
     bool has_run;       /* and if so the last one: */
     int64_t started_ms, finished_ms;
     int64_t keys, total;
-    int64_t parked;                /* the sum of what waits in counterd.parked */
+    int64_t parked_rows;           /* of counterd.parked; counting them ends at PARKED_ROWS_MAX */
+    int64_t parked;                /* the sum of what they hold */
     int64_t dropped;               /* of all that was ever dropped */
     char failure[RUN_ERROR_BYTES]; /* "" = none */
 };

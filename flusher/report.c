@@ -136,6 +136,17 @@ static void print(enum report_style style, void (*print_text)(const struct field
     fflush(stdout);
 }
 
+/* What stands behind a list of rows; `object` has those and the sums, and is taken. */
+static void print_sums(enum report_style style, const struct field *sums, size_t len, cJSON *object)
+{
+    if (style == REPORT_JSON)
+        print_object(object);
+    else
+        cJSON_Delete(object);
+    if (style == REPORT_TEXT)
+        print_line(sums, len);
+}
+
 void report_flush(enum report_style style, const struct report_flush *flush)
 {
     int64_t elapsed_ms = flush->elapsed_ms > 0 ? flush->elapsed_ms : 1;
@@ -188,12 +199,7 @@ void report_dry_run(enum report_style style, const struct config *config, const 
             cJSON_AddItemToArray(rows, make_object(fields, ARRAY_LEN(fields)));
         }
     }
-    if (style == REPORT_TEXT) {
-        print_line(sums, ARRAY_LEN(sums));
-        cJSON_Delete(object);
-    } else {
-        print_object(object);
-    }
+    print_sums(style, sums, ARRAY_LEN(sums), object);
 }
 
 void report_migrate(enum report_style style, size_t version, size_t done)
@@ -211,7 +217,8 @@ void report_key(enum report_style style, const char *key, const struct stored *s
                 const struct key_pending *pending, const char *note)
 {
     bool known = stored->known || pending->known;
-    const char *unknown = known ? NULL : "no such key: nothing is stored or pending for it";
+    const char *why = stored->parked ? "no row took it; see 'flusher parked list'"
+                                     : "no such key: nothing is stored or pending for it";
     struct field fields[] = {
         text_field("key", key),
         whole_field("value", pending->value),
@@ -219,7 +226,7 @@ void report_key(enum report_style style, const char *key, const struct stored *s
         whole_field("pending", pending->delta),
         whole_field("parked", stored->parked),
         flag_field("known", known),
-        text_field("note", note ? note : unknown),
+        text_field("note", note || known ? note : why),
     };
 
     print(style, print_line, fields, ARRAY_LEN(fields));
@@ -261,7 +268,7 @@ static const char *note_status(const struct overview_view *view)
                "out?";
     if (view->overview.quarantined > 0)
         return "generations wait in quarantine; see 'flusher quarantine list'";
-    return view->overview.parked > 0 ? "deltas are parked; see 'flusher parked list'" : NULL;
+    return view->overview.history.parked_rows > 0 ? "deltas are parked; see 'flusher parked list'" : NULL;
 }
 
 /* By which people know a lane: the address of its database may hold a password. */
@@ -293,7 +300,7 @@ void report_status(enum report_style style, const struct config *config, const s
         whole_if(redis && postgres, "shards_gone_back", view->overview.gone_back),
         ms_if(postgres, "stuck_seconds", view->overview.stuck_ms),
         whole_if(postgres, "quarantined", view->overview.quarantined),
-        whole_if(postgres && view->overview.parked >= 0, "parked_rows", view->overview.parked),
+        whole_if(postgres, "parked_rows", history->parked_rows),
         whole_if(postgres, "parked_increments", history->parked),
         whole_if(postgres, "dropped_increments", history->dropped),
         text_field("fresh_until", spell_time(history->fresh_ms, fresh)),
@@ -579,12 +586,7 @@ void report_parked(enum report_style style, const struct parked_list *list)
         else
             cJSON_AddItemToArray(rows, make_object(fields, ARRAY_LEN(fields)));
     }
-    if (style == REPORT_TEXT) {
-        print_line(sums, ARRAY_LEN(sums));
-        cJSON_Delete(object);
-    } else {
-        print_object(object);
-    }
+    print_sums(style, sums, ARRAY_LEN(sums), object);
 }
 
 void report_parked_result(enum report_style style, const char *verb, const struct parked_result *result)

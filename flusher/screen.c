@@ -200,9 +200,6 @@ static void cell_rate(struct flow *flow, int64_t per_s)
 /* A flush a minute is usual; who misses two of them has stopped. */
 #define LATE_MS 150000
 
-/* Of what is received now: every hundredth line. */
-#define REJECTED_SHARE 100
-
 static void warn(struct screen *screen, const char *format, ...) PRINTF(2, 3);
 static void warn(struct screen *screen, const char *format, ...)
 {
@@ -221,10 +218,41 @@ static bool is_away(const struct part *part)
     return part->state == PART_AWAY;
 }
 
+/* Redis and the flushes are looked at from here, and Postgres with them. */
+static bool is_seen_from_here(const struct daemon_warning *warning)
+{
+    return strncmp(warning->code, "redis_", 6) == 0 || strncmp(warning->code, "flush_", 6) == 0;
+}
+
+static void warn_in_its_words(struct screen *screen, const struct daemon_warning *warning)
+{
+    struct flow flow = flow_new(screen, SCREEN_WARNING, "!", 2, " ");
+    char escaped[LOG_TEXT_BYTES];
+
+    words(&flow, log_escape(escaped, span_of(warning->text)));
+    words(&flow, log_escape(escaped, span_of(warning->action)));
+}
+
+static void warn_of_storing(struct screen *screen, const struct figures *figures)
+{
+    const struct daemon_status *daemon = &figures->daemon;
+    int64_t on_disk = daemon->on_disk + daemon->to_replay;
+    char waiting[SPELL_BYTES], disk[SPELL_BYTES], escaped[LOG_TEXT_BYTES];
+
+    if (figures->redis.state == PART_WELL && daemon->not_ready[0] != '\0')
+        warn(screen, "Redis answers here, but counterd can't store, and says: %s",
+             log_escape(escaped, span_of(daemon->not_ready)));
+    else if (on_disk > 0)
+        warn(screen, "counterd can't store; %s increments wait on its disk, and %s in its memory.",
+             spell_count(disk, on_disk), spell_count(waiting, daemon->pending - daemon->on_disk));
+    else
+        warn(screen, "counterd can't store; %s increments wait in its memory.",
+             spell_count(waiting, daemon->pending));
+}
+
 static void warn_of_counterd(struct screen *screen, const struct figures *figures)
 {
     const struct daemon_status *daemon = &figures->daemon;
-    char buf[SPELL_BYTES], escaped[LOG_TEXT_BYTES];
 
     if (is_away(&figures->counterd)) {
         warn(screen, "counterd does not answer. If it is stopped, nothing is received: start it, and see its "
@@ -233,34 +261,11 @@ static void warn_of_counterd(struct screen *screen, const struct figures *figure
     }
     if (figures->counterd.state != PART_WELL)
         return;
-    if (figures->redis.state == PART_WELL && (!daemon->ready || figures->refused_now))
-        warn(screen,
-             "Redis answers, but does not take what counterd stores: it may be full, read-only or loading. "
-             "%s increments wait in counterd's memory; its log says why%s%s.",
-             spell_count(buf, daemon->pending), daemon->not_ready[0] ? ", and it says: " : "",
-             log_escape(escaped, span_of(daemon->not_ready)));
-    else if (!daemon->ready)
-        warn(screen, "counterd can't store; %s increments wait in its memory.",
-             spell_count(buf, daemon->pending));
-    if (daemon->lost > 0)
-        warn(screen,
-             "Redis forgot more than counterd keeps: up to %s increments are lost. See counterd's log, and "
-             "raise 'history_bytes'.",
-             spell_count(buf, daemon->lost));
-    if (figures->dropped_per_s > 0)
-        warn(screen,
-             "The kernel drops datagrams, %s a second: raise net.core.rmem_max and 'listen.buffer_bytes', or "
-             "'workers'.",
-             spell_count(buf, figures->dropped_per_s));
-    if (daemon->overflow > 0)
-        warn(screen,
-             "More keys than 'keys_max': %s increments counted under counterd.overflow. Look for keys "
-             "that hold ids, or raise it.",
-             spell_count(buf, daemon->overflow));
-    if (figures->rejected_per_s > 0 && figures->rejected_per_s >= figures->received_per_s / REJECTED_SHARE)
-        warn(screen,
-             "%s lines a second are rejected: the samples in counterd's /v1/status show what they look like.",
-             spell_count(buf, figures->rejected_per_s));
+    if (!daemon->ready)
+        warn_of_storing(screen, figures);
+    for (size_t i = 0; i < daemon->warnings_len; i++)
+        if (!is_seen_from_here(&daemon->warnings[i]))
+            warn_in_its_words(screen, &daemon->warnings[i]);
 }
 
 /* Percent of maxmemory from which on it is worth a word. */
@@ -272,8 +277,8 @@ static void warn_of_memory(struct screen *screen, const struct redis_memory *mem
 
     if (memory->max_bytes > 0 && memory->used_bytes / NEARLY_FULL * 100 >= memory->max_bytes)
         warn(screen,
-             "Redis is %s: it uses %s of %s kB. Raise maxmemory: what comes in waits in counterd's memory "
-             "when it is full.",
+             "Redis is %s: it uses %s of %s kB. Run flusher, which frees what it moves to Postgres, or raise "
+             "maxmemory: what comes in waits in counterd when it is full.",
              memory->used_bytes >= memory->max_bytes ? "full" : "nearly full",
              spell_count(used, memory->used_bytes / 1024), spell_count(max, memory->max_bytes / 1024));
     if (memory->evicts)
@@ -282,12 +287,17 @@ static void warn_of_memory(struct screen *screen, const struct redis_memory *mem
 
 static void warn_of_redis(struct screen *screen, const struct figures *figures)
 {
+    bool spools = figures->counterd.state == PART_WELL && figures->daemon.has_spool;
+
     if (is_away(&figures->redis) && !figures->redis.silent)
         warn(screen, "Redis can't be used, see below. What comes in waits in counterd's memory, and nothing "
                      "can be flushed.");
     else if (is_away(&figures->redis))
-        warn(screen, "Redis does not answer: start it, or see 'redis.url'. What comes in waits in counterd's "
-                     "memory, and nothing can be flushed. Don't stop counterd.");
+        warn(screen,
+             "Redis does not answer: start it, or see 'redis.url'. What comes in waits in counterd's "
+             "memory%s, "
+             "and nothing can be flushed.%s",
+             spools ? " and on its disk" : "", spools ? "" : " Don't stop counterd.");
     if (figures->redis.state == PART_WELL)
         warn_of_memory(screen, &figures->memory);
     if (figures->postgres.state == PART_WELL && figures->overview.gone_back > 0)
@@ -329,10 +339,11 @@ static void warn_of_flushes(struct screen *screen, const struct figures *figures
              "%" PRId64 " generation%s not applied, because Redis went back in time: see 'flusher "
              "quarantine list'.",
              overview->quarantined, overview->quarantined > 1 ? "s were" : " was");
-    if (overview->parked > 0)
-        warn(screen,
-             "%s%s rows are parked, because their target could not take them: see 'flusher parked list'.",
-             spell_count(buf, overview->parked), overview->parked == PARKED_MAX ? " or more" : "");
+    if (overview->history.parked_rows > 0)
+        warn(screen, "%s%s %s parked, because the target could not take them: see 'flusher parked list'.",
+             spell_count(buf, overview->history.parked_rows),
+             overview->history.parked_rows == PARKED_ROWS_MAX ? " or more" : "",
+             overview->history.parked_rows == 1 ? "row is" : "rows are");
 }
 
 static void draw_warnings(struct screen *screen, const struct figures *figures)
@@ -342,8 +353,8 @@ static void draw_warnings(struct screen *screen, const struct figures *figures)
                  figures->postgres.state == PART_ASKED;
     struct flow flow;
 
-    warn_of_counterd(screen, figures);
     warn_of_redis(screen, figures);
+    warn_of_counterd(screen, figures);
     if (is_away(&figures->postgres) && !figures->postgres.silent)
         warn(screen, "Postgres can't be used, see below. What comes in waits in Redis.");
     else if (is_away(&figures->postgres))
@@ -413,7 +424,11 @@ static void draw_counterd(struct screen *screen, const struct figures *figures)
     if (daemon->kernel_dropped > 0)
         cell_rate(&flow, figures->dropped_per_s);
     flow = stage(screen, "memory");
-    cell_count(&flow, daemon->pending, "increments not in Redis yet");
+    cell_count(&flow, daemon->pending - daemon->on_disk, "increments not in Redis yet");
+    if (daemon->on_disk + daemon->to_replay == 0)
+        return;
+    flow = stage(screen, "  on disk");
+    cell_count(&flow, daemon->on_disk + daemon->to_replay, "increments not in Redis yet");
 }
 
 static void draw_set(struct screen *screen, const char *label, int64_t keys, int64_t total, bool total_known)
@@ -481,9 +496,10 @@ static void draw_postgres(struct screen *screen, const struct figures *figures)
     draw_last_run(screen, figures);
     flow = stage(screen, "kept apart");
     cell(&flow, "quarantined %" PRId64, overview->quarantined);
-    if (overview->parked >= 0)
-        cell(&flow, "parked %s%s", spell_count(at, overview->parked),
-             overview->parked == PARKED_MAX ? " or more" : "");
+    cell(&flow, "parked %s%s", spell_count(at, overview->history.parked_rows),
+         overview->history.parked_rows == PARKED_ROWS_MAX ? " or more" : "");
+    if (overview->history.parked_rows > 0)
+        cell(&flow, "sum %s", spell_count(at, overview->history.parked));
 }
 
 /* --- the rest --- */

@@ -38,7 +38,6 @@ struct figures {
     struct part counterd;
     struct daemon_status daemon; /* its last good answer */
     int64_t received_per_s, rejected_per_s, dropped_per_s;
-    bool refused_now; /* since the answer before */
 
     struct part redis;
     bool pending_known; /* open and sealed, by the last good answers */

@@ -34,6 +34,7 @@ struct asked {
     int64_t asked_ms;              /* clock_monotonic_ms() */
     int64_t asked_at, reported_at; /* turns */
     int64_t well_ms;               /* when it last answered well; 0 = never */
+    int outcome;                   /* `r` of the last answer */
     struct error trouble;
 };
 
@@ -125,8 +126,8 @@ static void ask(struct asked *asked)
         return;
     if (asked->who == POSTGRES) {
         const struct asked *redis = &watch->asked[REDIS];
-        watch->seen = !redis->owes && redis->reported && redis->r == 0;
-        watch->heads_known = asked->reported && asked->r == 0 && asked->reported_at < redis->asked_at;
+        watch->seen = !redis->owes && redis->reported && redis->outcome == 0;
+        watch->heads_known = asked->reported && asked->outcome == 0 && asked->reported_at < redis->asked_at;
         if (watch->seen)
             memcpy(watch->states_seen, watch->states, (size_t)watch->config->shards * sizeof(*watch->states));
     }
@@ -163,7 +164,6 @@ static void take_daemon(struct watch *watch, int64_t now_ms)
     figures->received_per_s = rate(now->received, before->received, elapsed_ms);
     figures->rejected_per_s = rate(now->rejected, before->rejected, elapsed_ms);
     figures->dropped_per_s = rate(now->kernel_dropped, before->kernel_dropped, elapsed_ms);
-    figures->refused_now = same && now->refused > before->refused;
     figures->daemon = *now;
     watch->rates_ms = now_ms;
 }
@@ -175,7 +175,8 @@ static void take_states(struct watch *watch)
 
     figures->largest = watch->largest;
     figures->memory = watch->memory;
-    if (watch->asked[POSTGRES].reported && watch->asked[POSTGRES].r == 0 && !watch->asked[POSTGRES].owes)
+    if (watch->asked[POSTGRES].reported && watch->asked[POSTGRES].outcome == 0 &&
+        !watch->asked[POSTGRES].owes)
         return;
     overview_redis_alone(watch->config, watch->states, &figures->pending);
     figures->pending_known = true;
@@ -200,6 +201,7 @@ static void take(struct asked *asked)
 
     asked->owes = false;
     asked->reported = true;
+    asked->outcome = asked->r;
     asked->reported_at = ++watch->turns;
     if (asked->r < 0) {
         asked->trouble = asked->error;
@@ -252,7 +254,7 @@ static struct part part_of(struct asked *asked, int64_t now_ms)
                  (now_ms - asked->asked_ms) / 1000);
     } else if (asked->reported && asked->trouble.text[0] != '\0') {
         part.state = PART_AWAY;
-        part.silent = asked->who == COUNTERD || asked->r == FAILURE_UNAVAILABLE;
+        part.silent = asked->who == COUNTERD || asked->outcome == FAILURE_UNAVAILABLE;
     }
     return part;
 }
@@ -274,7 +276,8 @@ int watch_failure(const struct watch *watch)
 
     for (enum who who = REDIS; who <= POSTGRES; who++) {
         const struct asked *asked = &watch->asked[who];
-        failure = failure_worse(failure, asked->owes || !asked->reported ? FAILURE_UNAVAILABLE : asked->r);
+        failure =
+            failure_worse(failure, asked->owes || !asked->reported ? FAILURE_UNAVAILABLE : asked->outcome);
     }
     return failure;
 }

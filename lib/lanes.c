@@ -51,7 +51,7 @@ static void list_lanes(struct reader *reader)
 
     config->lanes_len = 0;
     add_lane(reader, "", MERGE_ADD);
-    for (size_t i = 0; i < config->targets->len; i++) {
+    for (size_t i = 0; i < config->targets->len && !reader->failed; i++) {
         const struct target *target = &config->targets->items[i];
         if (lane_of(config, target) < config->lanes_len)
             continue;

@@ -1,5 +1,6 @@
 #include "lib/log.h"
 
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <unistd.h>
@@ -13,6 +14,17 @@ static const char *const level_names[] = {
 };
 
 static const char *shown_namespace;
+
+void log_hold_descriptors(void)
+{
+    int fd;
+
+    do
+        fd = open("/dev/null", O_RDWR);
+    while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd > STDERR_FILENO)
+        close(fd);
+}
 
 void log_set_namespace(const char *namespace)
 {

@@ -10,6 +10,10 @@
 
 enum log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARN, LOG_LEVEL_INFO };
 
+/* First of all, in main(): of the standard descriptors, those that are closed are opened on /dev/null. Else a
+ * socket or a file of ours would become one of them, and get what is logged. */
+void log_hold_descriptors(void);
+
 /* `format` gives the fields after the event: "attempt=%d retry_ms=%d", or "" for none. */
 void log_event(enum log_level level, const char *event, const char *format, ...) PRINTF(3, 4);
 

@@ -42,6 +42,19 @@ static size_t utf8_sequence(const unsigned char *at, size_t len)
     return tail + 1;
 }
 
+struct span text_take_line(struct span *rest)
+{
+    const char *lf = rest->len > 0 ? memchr(rest->ptr, '\n', rest->len) : NULL;
+    struct span line = {rest->ptr, lf ? (size_t)(lf - rest->ptr) : rest->len};
+    size_t taken = line.len + (lf != NULL);
+
+    rest->ptr += taken;
+    rest->len -= taken;
+    if (line.len > 0 && line.ptr[line.len - 1] == '\r')
+        line.len--;
+    return line;
+}
+
 bool text_is_utf8(struct span text)
 {
     size_t i = 0;

@@ -15,6 +15,9 @@
  * NULL when there is none: "a|" has two parts, "a" one. */
 struct span text_split(struct span *rest, char separator);
 
+/* The first line, without its LF or CR LF; `*rest` moves behind it. */
+struct span text_take_line(struct span *rest);
+
 bool text_is_utf8(struct span text);
 
 /* Whether it holds what may stand neither in a key nor in the name or value of a tag. */

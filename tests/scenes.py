@@ -4,6 +4,7 @@ What takes minutes in life is brought about by setting times in Redis back: coun
 """
 
 import random
+import resource
 import signal
 import socket
 import threading
@@ -115,6 +116,36 @@ class Scene(harness.Case):
         self.redis.password = "new"
         self.redis.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         self.warned(counterd, "redis_misfit")
+        return counterd
+
+    def spooling(self, **changes):
+        """Redis is away, and there is a disk."""
+        directory = self.dir / "spool"
+        directory.mkdir()
+        counterd = self.running(spool_dir=str(directory), **changes)
+        self.stored(counterd)
+        self.redis.stop()
+        self.send_on(counterd)
+        wait_until(lambda: counterd.status()["spool"]["waiting"] > 0, what="increments on disk")
+        return counterd
+
+    def spool_filling(self):
+        counterd = self.spooling(spool_bytes=1048576)
+        for payload in range(40):
+            before = counterd.status()["spool"]
+            if before["bytes"] > before["bytes_max"] * 0.87:
+                break
+            counterd.send_udp([f"session.{payload}.{n}.{'x' * 80}:1|c" for n in range(400)])
+            wait_until(lambda: counterd.status()["spool"]["batches"] >= before["batches"] + 8, what="more on disk")
+        self.warned(counterd, "spool_nearly_full")
+        return counterd
+
+    def disk_full(self):
+        """The kernel says no, here by a limit on file sizes."""
+        counterd = self.spooling()
+        _, hard = resource.prlimit(counterd.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(counterd.pid, resource.RLIMIT_FSIZE, (4096, hard))
+        self.warned(counterd, "spool_failed")
         return counterd
 
     def postgres_stopped(self):

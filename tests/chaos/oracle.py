@@ -13,7 +13,9 @@ HISTORY_MAX = 300
 
 
 class Oracle:
-    def __init__(self):
+    def __init__(self, effects=dict):
+        """`effects`(deltas) is what these count as, other keys that they are fanned out to included."""
+        self.effects = effects
         self.lock = threading.Lock()
         self.sent = collections.Counter()
         self.acknowledged = collections.Counter()
@@ -29,19 +31,21 @@ class Oracle:
     def send(self, client, what, deltas):
         """To be called before a byte of it goes out."""
         with self.lock:
-            self.sent.update(deltas)
             self.increments[client.split(".")[0]] += len(deltas)
+            deltas = self.effects(deltas)
+            self.sent.update(deltas)
             for key, delta in deltas.items():
                 self.note([key], f"{client} sends {what}: {delta}")
 
     def acknowledge(self, client, what, deltas):
         with self.lock:
+            deltas = self.effects(deltas)
             self.acknowledged.update(deltas)
             self.note(deltas, f"{client} has {what} acknowledged")
 
     def give_up(self, client, what, deltas, why):
         with self.lock:
-            self.note(deltas, f"{client} gives {what} up: {why}")
+            self.note(self.effects(deltas), f"{client} gives {what} up: {why}")
 
     def excess(self, rows):
         """Keys that have more than was ever sent; `rows` was read before."""

@@ -4,7 +4,9 @@
 
 Time passes in rounds: a storm of faults, then calm, in which all is mended, flushed, and compared. There are two kinds:
 "crash", in which anything may die but Redis keeps its data, and "rollback", in which Redis comes back with earlier states
-while counterd lives (it may be stopped for a while). Only the main thread does harm and mends; flushers, auditor and
+while counterd lives (it may be stopped for a while). In some rounds counterd has a spool_dir. Each key that a client counts
+is fanned out to a copy in a table of the application's, which rolls up, and where at first only every second one has a row: the
+others are parked, and retried. Only the main thread does harm and mends; flushers, auditor and
 watcher are threads that run what they are named after, again and again.
 """
 
@@ -22,13 +24,42 @@ import time
 from pathlib import Path
 
 import harness
-from clients import Keyed, Late, Post, Sync, Udp
+from clients import KEYS, Keyed, Late, Post, Sync, Udp
 from network import BadNetwork
 from oracle import Oracle
 
 SHARDS = 6
 PATIENCE_S = 180   # for what takes a second on an idle machine
 EXIT_DATA = 65
+
+FANOUT = [{"match": "{kind}.{n}", "also": ["{kind}.copy.{n}"]}]
+TARGETS = [
+    {"match": "{kind}.copy.{n}", "table": "copies", "value": "count", "touch": "seen",
+     "rollup": {"table": "copy_seconds", "bucket": "1s"}},
+    {"match": "sync.{n}", "table": "counterd.counters", "rollup": {"bucket": "10s"}},
+    {"match": "*", "table": "counterd.counters"}]
+TABLES = f"""
+    create table copies (kind text, n int, count bigint not null default 0, seen timestamptz, primary key (kind, n));
+    create table copy_seconds (kind text, n int, bucket timestamptz, count bigint not null, primary key (kind, n, bucket));
+    insert into copies (kind, n) select kind, n from unnest(array['sync', 'post', 'udp', 'keyed', 'late']) kind,
+        generate_series(0, {KEYS - 1}) n where n % 2 = 0"""
+ROWS = """
+    select key, sum(value) from (
+        select key, value from counterd.counters union all
+        select kind || '.copy.' || n, count from copies union all
+        select key, delta from counterd.parked) everywhere group by key"""
+# key, its row, what its buckets add up to
+UNLIKE_THEIR_ROLLUPS = """
+    select kind || '.copy.' || n, count, sum
+        from copies left join (select kind, n, sum(count) from copy_seconds group by 1, 2) seconds using (kind, n)
+        where count <> coalesce(sum, 0) union all
+    select key, value, sum
+        from counterd.counters left join (select key, sum(value) from counterd.rollups group by 1) buckets using (key)
+        where key like 'sync.%' and value is distinct from sum"""
+
+
+def with_copies(deltas):
+    return {**deltas, **{key.replace(".", ".copy."): delta for key, delta in deltas.items()}}
 
 
 class Wrong(Exception):
@@ -68,7 +99,7 @@ class World:
     def __init__(self, directory, seed, log):
         self.dir, self.seed, self.log_file = Path(directory), seed, log
         self.dice = random.Random(f"{seed}")
-        self.oracle = Oracle()
+        self.oracle = Oracle(with_copies)
         self.round = 0
         self.begin = time.monotonic()
         self.lock = threading.Lock()
@@ -89,6 +120,10 @@ class World:
         self.troubled = self.write_config("troubled.json", redis=self.through("flusher-redis"), postgres={
             "url": self.postgres.url(self.database, directory=self.dir / "pg")})
         self.flusher("migrate")
+        self.postgres.query(TABLES, self.database)
+        self.spool = self.dir / "spool"
+        self.spool.mkdir()
+        self.spooling = False
 
     # --- the scene ---
 
@@ -119,7 +154,7 @@ class World:
         # test's, which would acknowledge what it gets.
         pid = os.getpid()
         own = f"127.{64 + pid // 65536 % 64}.{pid // 256 % 256}.{pid % 254 + 1}:0"
-        config = {"shards": SHARDS, "redis": {"url": self.redis.url},
+        config = {"shards": SHARDS, "redis": {"url": self.redis.url}, "targets": TARGETS, "fanout": FANOUT,
                   "listen": {"udp": [own], "tcp": [own], "http": own},
                   "postgres": {"url": self.postgres.url(self.database)}}
         path = self.dir / name
@@ -147,8 +182,9 @@ class World:
     def start_counterd(self):
         self.counterds += 1
         name = f"counterd{self.counterds}"
-        path = self.write_config(f"{name}.json", redis=self.through("redis"), workers=self.dice.choice((1, 1, 2)),
-                                 coalesce_ms=self.dice.choice((2, 10, 50)))
+        self.settings = {"redis": self.through("redis"), "workers": self.dice.choice((1, 1, 2)),
+                         "spool_dir": str(self.spool) if self.spooling else ""}
+        path = self.write_config(f"{name}.json", **self.settings, coalesce_ms=self.dice.choice((2, 10, 50)))
         self.counterd = harness.Counterd(self.dir, path, name).start("listening")
         self.log(f"{name} starts")
         for old in (f"counterd{self.counterds - 20}{suffix}" for suffix in (".log", ".json")):
@@ -198,13 +234,13 @@ class World:
         errors = self.dir / f"flusher.{number}.err"
         while not self.calm.is_set():
             stays = number == 0 and dice.random() < 0.7
-            words = ["--every", "1"] if stays else ["run"]
+            words = ["--every", "1"] if stays else dice.choice((["run"], ["run"], ["parked", "retry"]))
             with open(errors, "w") as log:
                 child = subprocess.Popen([harness.FLUSHER, "-c", self.troubled, *words], stdin=subprocess.DEVNULL,
                                          stdout=subprocess.DEVNULL, stderr=log)
             ended = self.harry(child, dice, stays)
             text = errors.read_text()
-            self.log(f"flusher.{number} {'--every' if stays else 'run'} exits {child.returncode}")
+            self.log(f"flusher.{number} {' '.join(words)} exits {child.returncode}")
             if child.returncode not in (0, 69, 75, *ended) or harness.SANITIZER_REPORT.search(text):
                 self.wrong(f"a flusher exited with {child.returncode}: {text}")
             self.calm.wait(dice.uniform(0, 0.3))
@@ -238,8 +274,7 @@ class World:
         return (-signal.SIGTERM,) if stays else ()  # it may come before its handler is there
 
     def rows(self):
-        return {key: int(value) for key, value in
-                self.postgres.query("select key, value from counterd.counters", self.database)}
+        return {key: int(value) for key, value in self.postgres.query(ROWS, self.database)}
 
     def watch(self):
         """At no moment a row has more than was sent, and no audit finds anything lost or doubled."""
@@ -314,16 +349,37 @@ class World:
         self.end_counterd((0, 75))
         return self.start_counterd, 0.2
 
+    def counterd_reload(self):
+        """Other targets, so that all that is derived from them is made anew, but what the clients' keys mean stays."""
+        more = [{"match": f"unused.{n}.{{key}}", "table": "unused", "value": "n"} for n in range(self.dice.randrange(4))]
+        self.write_config(f"{self.counterd.name}.json", **self.settings, targets=more + TARGETS,
+                          coalesce_ms=self.dice.choice((2, 10, 50)))
+        self.counterd.signal(signal.SIGHUP)
+        return None, 0
+
+    def redis_full(self):
+        self.redis.call("CONFIG", "SET", "maxmemory", "1")
+        return lambda: self.redis.call("CONFIG", "SET", "maxmemory", "0"), 2
+
+    def rows_come(self):
+        """Those of some keys that were parked until now."""
+        kind, begin = self.dice.choice(("sync", "post", "udp", "keyed", "late")), self.dice.randrange(KEYS)
+        with contextlib.suppress(AssertionError):  # no Postgres at the moment
+            self.postgres.query(f"insert into copies (kind, n) select '{kind}', n from generate_series({begin}, {begin + 3}) n"
+                                " on conflict do nothing", self.database)
+        return None, 0
+
     def network_storm(self):
         network = self.dice.choice(list(self.networks.values()))
         self.log(f"storm over {network.name}")
         network.storm(self.dice.choice((0.01, 0.05, 0.2)))
         return lambda: network.storm(0.01), 3
 
-    CRASH = {"redis": (redis_kill, redis_stop), "counterd": (counterd_kill, counterd_kill, counterd_stop, counterd_restart),
-             "postgres": (postgres_crash, postgres_kill, backend_kill, backends_stop), "network": (network_storm,)}
+    CRASH = {"redis": (redis_kill, redis_stop, redis_full),
+             "counterd": (counterd_kill, counterd_kill, counterd_stop, counterd_restart, counterd_reload),
+             "postgres": (postgres_crash, postgres_kill, backend_kill, backends_stop, rows_come), "network": (network_storm,)}
     ROLLBACK = {"redis": (redis_snapshot, redis_snapshot, redis_rollback, redis_kill, redis_stop),
-                "counterd": (counterd_stop,), "postgres": CRASH["postgres"], "network": (network_storm,)}
+                "counterd": (counterd_stop, counterd_reload), "postgres": CRASH["postgres"], "network": (network_storm,)}
 
     def do_harm(self, faults):
         component = self.dice.choice(sorted(set(faults) - set(self.repairs)) or [None])
@@ -352,7 +408,8 @@ class World:
     def play(self, kind, seconds, sabotage=None):
         """A round. Wrong: something is; the run is over."""
         self.round += 1
-        self.log(f"round {self.round}: {kind}")
+        self.spooling = self.dice.random() < 0.5
+        self.log(f"round {self.round}: {kind}{', with a spool' if self.spooling else ''}")
         self.clients_done.clear()
         self.calm.clear()
         quarantined = self.quarantined()
@@ -419,6 +476,10 @@ class World:
             sabotage(self)
         self.flusher("audit")
         rows = self.rows()
+        for key, row, buckets in self.postgres.query(UNLIKE_THEIR_ROLLUPS, self.database):
+            self.wrong(f"{key}: row {row}, its buckets {buckets}")
+        for left in self.spool.glob("*/*.spool*"):
+            self.wrong(f"{left} is left, though all is in Redis")
         for key, text in sorted(self.oracle.wrong(rows).items()):
             self.wrong("\n  ".join([f"{key}: {text}"] + self.oracle.story(key)))
         self.stop_if_wrong()

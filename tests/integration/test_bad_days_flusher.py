@@ -12,12 +12,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import harness
+import scenes
 from test_every_step import is_sql
 from test_metrics_file import parse
 from test_rollback import RollbackCase
 
 
-class BadDay(RollbackCase):
+class BadDayCase(RollbackCase):
     def setUp(self):
         super().setUp()
         self.config["listen"]["http"] = f"127.0.0.1:{harness.free_port()}"
@@ -50,6 +51,8 @@ class BadDay(RollbackCase):
             found[(name, generation[1]) if generation else name] = value
         return found
 
+
+class BadDay(BadDayCase):
     def test_a_good_day(self):
         """So that what the others find is not there always."""
         counterd = self.counterd()
@@ -217,23 +220,84 @@ class BadDay(RollbackCase):
         self.assertEqual((self.top()[0], self.status(harness.EXIT_OK)["note"]), ([], None))
 
     def test_parked(self):
-        self.query("create table if not exists counterd.parked (id bigint generated always as identity primary key,"
-                   " namespace text not null, gen text not null, shard integer not null, key text not null,"
-                   " delta bigint not null, reason text not null, target text not null,"
-                   " seen_at timestamptz not null)")
-        self.counterd()
-        self.assertEqual(self.metrics(harness.EXIT_OK)["parked_rows"], 0)
-        for namespace in ("counterd", "counterd", "another"):
-            self.query("insert into counterd.parked (namespace, gen, shard, key, delta, reason, target, seen_at)"
-                       f" values ('{namespace}', 'g', 0, 'post.views.7', 3, 'missing', 'posts', now())")
-        self.assertEqual(self.metrics(harness.EXIT_OK)["parked_rows"], 2)
+        self.query("create table posts (id bigint primary key, views bigint not null default 0);"
+                   "insert into posts values (1)")
+        self.config["targets"] = [{"match": "post.{id}", "table": "posts", "value": "views"},
+                                  {"match": "gone.{id}", "table": "posts", "value": "views", "missing": "drop"},
+                                  {"match": "*", "table": "counterd.counters"}]
+        counterd = self.counterd()
+        self.send(counterd, {"post.1": 5})
+        found = self.metrics(harness.EXIT_OK)
+        self.assertEqual([found[name] for name in ("parked_rows", "parked_increments", "dropped_increments")], [0, 0, 0])
+        self.send(counterd, {"post.7": 3, "post.8": 4, "gone.9": 2})
+        found = self.metrics(harness.EXIT_OK)
+        self.assertEqual([found[name] for name in ("last_run_parked_keys", "last_run_dropped_keys", "parked_rows",
+                                                   "parked_increments", "dropped_increments")], [2, 1, 2, 7, 2])
+        found = self.metrics(harness.EXIT_OK)  # another run, which has nothing to do with them
+        self.assertEqual([found[name] for name in ("last_run_parked_keys", "last_run_dropped_keys", "parked_rows",
+                                                   "parked_increments", "dropped_increments")], [0, 0, 2, 7, 2])
         status = self.status(harness.EXIT_OK)
-        self.assertEqual(status["parked_rows"], 2)
+        self.assertEqual([status[name] for name in ("parked_rows", "parked_increments", "dropped_increments")], [2, 7, 2])
         self.assertIn("flusher parked list", status["note"])
         warnings, out = self.top()
-        self.assertEqual(warnings, ["2 rows are parked, because their target could not take them: see 'flusher parked "
+        self.assertEqual(warnings, ["2 rows are parked, because the target could not take them: see 'flusher parked "
                                     "list'."])
-        self.assertRegex(out, "(?m)^kept apart +quarantined 0 +parked 2$")
+        self.assertRegex(out, "(?m)^kept apart +quarantined 0 +parked 2 +sum 7$")
+        # What is advised helps.
+        self.query("insert into posts values (7), (8)")
+        self.flusher("parked", "retry")
+        self.assertEqual((self.top()[0], self.status(harness.EXIT_OK)["note"]), ([], None))
+        self.assertEqual(self.metrics(harness.EXIT_OK)["parked_rows"], 0)
+
+
+class SeenByCounterd(BadDayCase, scenes.Scene):
+    """What only counterd can see: `flusher top` passes its words on, and nothing is late or missing."""
+
+    def assert_passed_on(self, counterd, code):
+        out = self.wait_top(next(warning["text"][:30] for warning in counterd.status()["warnings"]
+                                 if warning["code"] == code))
+        self.assertNotIn("All is well.", out)
+        self.assertIsNone(self.status(harness.EXIT_OK)["note"])
+        self.assertEqual(self.metrics(harness.EXIT_OK)["last_run_failed"], 0)
+        return " ".join(out.split())
+
+    def running(self, **changes):
+        """At the address that the flusher's configuration names."""
+        changes.setdefault("listen", self.config["listen"])
+        changes["listen"] = {**changes["listen"], "http": self.config["listen"]["http"]}
+        return super().running(**changes)
+
+    def test_junk_floods_in(self):
+        out = self.assert_passed_on(self.junk_flooding(), "junk")
+        self.assertRegex(out, "! Junk comes in: [0-9,]+ lines of the last minute, [0-9]+ % of all, were rejected.")
+        self.assertRegex(out, "rejected [0-9,]+ lines")
+        self.assertIn("The samples show what it looks like", out)
+
+    def test_the_kernel_drops(self):
+        out = self.assert_passed_on(self.kernel_dropping(), "kernel_dropping")
+        self.assertRegex(out, "! The kernel dropped [0-9,]+ datagrams in the last minute")
+        self.assertRegex(out, "kernel [0-9,]+ datagrams dropped")
+        self.assertIn("rmem_max", out)
+
+    def test_keys_over_the_limit(self):
+        out = self.assert_passed_on(self.keys_over_limit(), "keys_over_limit")
+        self.assertIn("! More keys than keys_max allows (", out)
+
+    def test_spooling(self):
+        counterd = self.spooling()
+        self.status(harness.EXIT_UNAVAILABLE)
+        out = " ".join(self.wait_top("increments wait on its disk").split())
+        self.assertRegex(out, "counterd can't store; [0-9,]+ increments wait on its disk, and [0-9,]+ in its memory.")
+        self.assertRegex(out, "on disk [0-9,]+ increments not in Redis yet")
+        self.assertNotIn("Don't stop counterd", out)
+        self.assertEqual(counterd.status()["spool"]["errors"], 0)
+        self.assertEqual(self.metrics(harness.EXIT_UNAVAILABLE)["last_run_failed"], 1)
+
+    def test_disk_full(self):
+        self.disk_full()
+        out = " ".join(self.wait_top("The disk takes no more").split())
+        self.assertRegex(out, "! The disk takes no more: [0-9,]+ increments wait in memory alone, and [0-9,]+ on disk.")
+        self.assertIn("don't stop counterd", out)
 
 
 if __name__ == "__main__":

@@ -126,6 +126,17 @@ class Sockets(harness.Case):
                 self.assertIn(address, done.err)
                 self.assertIn("in use", done.err)
 
+    def test_started_without_standard_descriptors(self):
+        """What is logged goes nowhere then: not into the socket or the file that would become descriptor 2."""
+        counterd = self.track(harness.Process("counterd", self.dir, [
+            "bash", "-c", 'exec "$0" -c "$1" <&- >&- 2>&-', harness.COUNTERD, self.write_config(
+                listen={"udp": ["127.0.0.1:0"], "tcp": [], "http": ""})])).spawn()
+        def ready():
+            return self.redis.call("GET", "{counterd}:shards") is not None
+        harness.wait_until(ready, what="Redis knows counterd")
+        self.assertEqual([os.readlink(f"/proc/{counterd.pid}/fd/{fd}") for fd in range(3)], ["/dev/null"] * 3)
+        self.assertEqual(counterd.stop(), 0)
+
     def test_two_daemons_do_not_share_a_port_unnoticed(self):
         first = self.counterd()
         host, port = first.address("udp")

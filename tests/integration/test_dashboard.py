@@ -1,11 +1,17 @@
 #!/usr/bin/env python3
 """test_dashboard - examples/dashboard in a real browser: what it shows is what the tables have, live, whatever the keys
-are called"""
+are called
+
+Environment: COUNTERD_IMAGES=DIR makes the picture that the README shows (docs/images).
+"""
 
 import json
+import math
 import os
+import random
 import shutil
 import sys
+import time
 import unittest
 import urllib.error
 import urllib.request
@@ -274,6 +280,26 @@ class Dashboard(harness.Case):
         page = self.open()
         harness.wait_until(lambda: "flusher -c FILE migrate" in page.text("#trouble"),
                            what=lambda: page.text("#trouble"))
+
+    def test_image_for_the_readme(self):
+        """An hour of a small site, as lines with their times."""
+        if not os.environ.get("COUNTERD_IMAGES"):
+            self.skipTest("a picture for the README only when asked for")
+        self.config["targets"] = [{"match": "*", "table": "counterd.counters", "rollup": {"bucket": "1m"}}]
+        dice, now_s = random.Random(1), int(time.time())
+        keys = ["page.home", "page.pricing", "page.docs.install", "page.blog.hello-world", "likes.post.42",
+                "downloads.counterd-0.1.0.tar.gz", "api.acme.calls", "api.globex.calls", "search;lang=en", "search;lang=de",
+                "signup", "issue.events.1138"]
+        self.count([f"{key}:{int(900 / (place + 1) * (1.5 + math.sin(minute / 9 + place)) * dice.uniform(0.8, 1.2))}|c"
+                    f"|T{now_s - 60 * minute}" for minute in range(60) for place, key in enumerate(keys)])
+        self.dashboard(self.postgres.url(self.database))
+        page = self.open("#key=page.home&range=1h", width=1080, height=640, dark=True)
+        page.wait_text("#chart-title", "page.home")
+        page.wait_until("document.querySelectorAll('#top li').length >= 12")
+        path = Path(os.environ["COUNTERD_IMAGES"]) / "dashboard.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path, whole=False)
+        self.assertLess(path.stat().st_size, 100_000)
 
     def test_wrong_usage(self):
         done = self.program(self.directory / "run", "no such thing", deadline_s=120)

@@ -3,6 +3,8 @@
 
 import http.client
 import json
+import os
+import resource
 import signal
 import socket
 import sys
@@ -24,6 +26,11 @@ def post(counterd, lines, method="POST", headers=None):
         return reply.status, json.loads(text) if is_json else text, reply.headers
     finally:
         connection.close()
+
+
+def cpu_seconds(pid):
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
 class Increments(harness.Case):
@@ -57,7 +64,14 @@ class Increments(harness.Case):
 
     def test_what_can_not_be_taken_is_refused(self):
         counterd = self.ready()
-        self.assertEqual(post(counterd, ["a:1|c"], method="GET")[0], 405)
+        for method in ("GET", "PUT", "DELETE", "OPTIONS", "PATCH"):
+            code, _, headers = post(counterd, ["a:1|c"], method=method)
+            self.assertEqual((code, headers["Allow"]), (405, "POST"))
+        for key in ({}, {"Idempotency-Key": "k"}):
+            code, answer, _ = post(counterd, ["a:1|c"], headers={"Content-Encoding": "gzip", **key})
+            self.assertEqual(code, 415)
+            self.assertIn("Content-Encoding", answer["error"])
+        self.assertEqual(post(counterd, [], headers={"Content-Encoding": "identity"})[0], 200)
         with socket.create_connection(counterd.address("http")) as stream:
             stream.sendall(b"POST /v1/increments HTTP/1.1\r\nHost: x\r\nContent-Length: 1048577\r\n\r\n")
             self.assertIn(b" 413 ", stream.makefile("rb").readline())
@@ -66,6 +80,25 @@ class Increments(harness.Case):
         code, _, headers = post(counterd, ["a:1|c"])
         self.assertEqual((code, headers["Retry-After"]), (503, "1"))
         self.assertEqual(counterd.status()["accepted"], 0)
+
+    def test_out_of_file_descriptors_is_waited_for(self):
+        """And not said for each of a million attempts to accept the same connection."""
+        counterd = self.ready()
+        _, most = resource.prlimit(counterd.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(counterd.pid, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{counterd.pid}/fd")) + 4, most))
+        streams = [socket.create_connection(counterd.address("http")) for _ in range(8)]
+        before = cpu_seconds(counterd.pid)
+        with self.assertRaises(TimeoutError):
+            streams[-1].settimeout(1.2)
+            streams[-1].sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            streams[-1].recv(1)
+        self.assertLess(cpu_seconds(counterd.pid) - before, 0.4)
+        for stream in streams[:-1]:
+            stream.close()
+        streams[-1].settimeout(harness.DEADLINE_S)
+        self.assertIn(b" 200 ", streams[-1].makefile("rb").readline())
+        streams[-1].close()
+        self.assertNotIn("accept", counterd.log())
 
     def test_many_clients_share_appends(self):
         counterd = self.ready()

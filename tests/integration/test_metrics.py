@@ -147,9 +147,38 @@ class Metrics(harness.Case):
                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
             self.assertEqual(done.returncode, 0, done.stdout)
 
+    def test_alerts_fire_when_they_should(self):
+        if not shutil.which("promtool"):
+            self.skipTest("no promtool here (Debian's package prometheus has it)")
+        cases = {  # a series, minute by minute, and who fires after twenty minutes
+            'counterd_ready{instance="i"}': ("1+0x10 0+0x10", "CounterdCantStore"),
+            'counterd_warning{instance="i",code="kernel_dropping"}': ("0+0x15 1+0x5", "CounterdLosesCounts"),
+            'counterd_warning{instance="i",code="spool_failed"}': ("0+0x15 1+0x5", "CounterdSpoolFull"),
+            'counterd_warning{instance="i",code="keys_over_limit"}': ("0+0x15 1+0x5", "CounterdKeysOverLimit"),
+            'counterd_warning{instance="i",code="flush_overdue"}': ("0+0x10 1+0x10", "CounterdFlushLate"),
+            'counterd_warning{instance="i",code="junk"}': ("0+0x10 1+0x10", "CounterdWarns"),
+            'counterd_spool_fullest_bytes{instance="i"}': ("0+10000000x20", "CounterdSpoolFills"),
+            'counterd_flush_last_success_timestamp_seconds{namespace="n"}': ("0+0x20", "FlusherHasNoSuccess"),
+            'counterd_flush_lag_seconds{namespace="n"}': ("10+0x10 301+0x10", "FlusherLate"),
+            'counterd_flush_quarantined_generations{namespace="n"}': ("0+0x15 1+0x5", "FlusherQuarantine"),
+        }
+        max_bytes = {"series": 'counterd_spool_bytes_max{instance="i"}', "values": "500000000+0x20"}
+        tests = [{"interval": "1m", "input_series": [{"series": series, "values": values}, max_bytes],
+                  "promql_expr_test": [{"expr": 'count by (alertname) (ALERTS{alertstate="firing"})', "eval_time": "20m",
+                                        "exp_samples": [{"labels": f'{{alertname="{alert}"}}', "value": 1}]}]}
+                 for series, (values, alert) in cases.items()]
+        file = self.dir / "tests.json"  # which is YAML too
+        file.write_text(json.dumps({"rule_files": [str(harness.ROOT / "examples/prometheus/alerts.yml")], "tests": tests}))
+        done = subprocess.run(["promtool", "test", "rules", file], text=True, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT)
+        self.assertEqual(done.returncode, 0, done.stdout)
+
     def test_alerts_ask_for_metrics_that_exist(self):
+        self.migrate()
         counterd = self.counterd()
-        text = get(counterd, "/metrics")[1]
+        path = self.dir / "flusher.prom"
+        self.flush("--metrics-file", str(path))
+        text = get(counterd, "/metrics")[1] + path.read_text()
         codes = set(re.findall(r'counterd_warning\{code="([a-z_]+)"\}', text))
         alerts = (harness.ROOT / "examples/prometheus/alerts.yml").read_text()
         self.assertLessEqual(set(re.findall(r'code="([a-z_]+)"', alerts)), codes)

@@ -86,7 +86,8 @@ class MetricsFile(harness.Case):
         self.assertGreater(found["last_run_rows_per_second"], 0)
         self.assertTrue(0 < found["last_run_duration_seconds"] < harness.DEADLINE_S)
         self.assertTrue(before_s - 0.01 <= found["fresh_until_timestamp_seconds"] <= time.time())
-        for name in ("lag_seconds", "quarantined_generations", "shards_gone_back", ("pending_keys", "open"),
+        for name in ("lag_seconds", "quarantined_generations", "parked_rows", "parked_increments",
+                     "dropped_increments", "last_run_parked_keys", "last_run_dropped_keys", "shards_gone_back", ("pending_keys", "open"),
                      ("pending_keys", "sealed"), ("pending_increments", "open"), ("pending_increments", "sealed")):
             self.assertEqual(found[name], 0, name)
         [row] = self.query("select keys, increments, events, shards, quarantined from counterd.runs")

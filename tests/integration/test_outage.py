@@ -258,6 +258,19 @@ class Shutdown(harness.Case):
         self.assertEqual(counterd.stop(), 0)
         self.assertEqual(self.redis.pending(), {"a": 2000})
 
+    def test_sigterm_while_clients_never_stop_sending(self):
+        """Whoever sends as fast as it is read does not keep it here, and what was read is stored."""
+        counterd = self.counterd(redis={"url": self.redis.url, "timeout_ms": 1000})
+        host, port = counterd.address("tcp")
+        flood = f"import socket\ns = socket.create_connection(('{host}', {port}))\nwhile True: s.sendall(b'a:1|c\\n' * 40000)"
+        floods = [subprocess.Popen([sys.executable, "-c", flood], stderr=subprocess.DEVNULL) for _ in range(6)]
+        harness.wait_until(lambda: counterd.status()["received"]["lines"] > 10**6, what="a flood")
+        self.assertEqual(counterd.stop(), 0, counterd.tail())
+        for process in floods:
+            process.wait()
+        [stopped] = counterd.events("stopped")
+        self.assertEqual(stopped["appended"], stopped["accepted"])
+
     def test_sigterm_without_redis_exits_75_and_says_how_much(self):
         counterd = self.counterd(redis={"url": self.redis.url, "timeout_ms": 200})
         self.redis.kill()

@@ -165,8 +165,31 @@ class Page(scenes.Scene):
         self.assertRegex(self.stage("memory")[2], "^oldest ")
         self.assertIn("broken", self.browser.evaluate("document.getElementById('stage-open').className"))
 
+    def test_spooling(self):
+        self.look_at(self.spooling(), "Redis is away", "spooling")
+        self.assertRegex(self.stage("disk")[1], "^increments, ")
+        self.assertFalse(self.browser.evaluate("document.getElementById('stage-disk').hidden"))
+
+    def test_spool_filling(self):
+        self.look_at(self.spool_filling(), "Redis is away", "spool-filling")
+
+    def test_disk_full(self):
+        self.look_at(self.disk_full(), "Redis is away", "disk-full")
+
     def test_redis_full(self):
         self.look_at(self.redis_full(), "Redis is full", "redis-full")
+
+    def test_redis_misfit(self):
+        self.look_at(self.redis_misfit(), "Redis can't be used as configured", "redis-misfit")
+
+    def test_redis_went_back(self):
+        self.look_at(self.redis_went_back(), "Redis went back in time", "redis-went-back")
+
+    def test_increments_lost(self):
+        self.look_at(self.increments_lost(), "Up to 3 increments are lost", "increments-lost")
+
+    def test_history_full(self):
+        self.look_at(self.history_full(), "The history is full", "history-full")
 
     def test_junk_flooding(self):
         self.look_at(self.junk_flooding(), "Junk comes in", "junk")

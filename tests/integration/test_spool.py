@@ -101,6 +101,48 @@ class Spool(Case):
         status = again.status()
         self.assertEqual((status["pending"], status["spool"]["replayed_increments"]), (0, 100))
 
+    def test_kill_9_while_redis_is_full(self):
+        """It answers, and takes nothing: what it refuses does not wait in memory alone."""
+        counterd = self.counterd()
+        counterd.send_udp(["a:1|c"] * 10)
+        counterd.settle(10)
+        self.redis.call("CONFIG", "SET", "maxmemory", "1")
+        for total in (100, 200):
+            counterd.send_udp(["a:1|c", "b:1|c"] * 50)
+            self.spooled(counterd, total)
+        counterd.kill()
+        again = self.counterd("again")
+        again.send_udp(["a:1|c"])
+        self.spooled(again, 1)
+        self.redis.call("CONFIG", "SET", "maxmemory", "0")
+        self.stored({"a": 111, "b": 100})
+        self.emptied()
+        self.assertEqual(again.status()["pending"], 0)
+
+    def test_targets_and_fanout_change_while_batches_wait(self):
+        """Each batch goes as it was made, over reloads and a restart."""
+        fanout = [{"match": "page.{id}", "also": ["site"]}]
+        rollup = [{"match": "page.{id}", "table": "counterd.counters", "rollup": {"bucket": "1d"}},
+                  {"match": "*", "table": "counterd.counters"}]
+        self.redis.kill()
+        counterd = self.counterd(workers=2, fanout=fanout, targets=rollup)
+        counterd.send_udp(["page.1:1|c"] * 100)
+        self.spooled(counterd, 100)
+        for reloads, (total, changes) in enumerate(((110, {"fanout": [], "targets": rollup[1:]}),
+                                                    (111, {"fanout": fanout, "targets": rollup})), 1):
+            self.write_config("counterd.json", **changes)
+            counterd.signal(signal.SIGHUP)
+            counterd.wait_event("reloaded", reloads)
+            counterd.send_udp(["page.1:1|c"] * (total - counterd.status()["accepted"]))
+            self.spooled(counterd, total)
+        self.assertEqual(counterd.stop(), 0, counterd.tail())
+        self.redis.start()
+        self.counterd("again")
+        self.emptied()
+        pending = self.redis.pending()
+        self.assertEqual((pending.pop("page.1"), pending.pop("site")), (10, 101))
+        self.assertEqual(sum(pending.values()), 101)
+
     def test_a_stop_without_redis_loses_nothing(self):
         counterd = self.counterd(coalesce_ms=60000, workers=2)
         self.redis.kill()
@@ -336,6 +378,17 @@ class Disk(Case):
         self.emptied()
         self.assertEqual(again.events("spool_torn")[0]["bytes"], "56")
         self.assertEqual([path.name for path in self.files.iterdir()], ["lock"])
+
+    def test_a_file_that_was_only_begun_is_removed(self):
+        """Killed between making a segment and writing its header: nothing is in it, and nobody has to look."""
+        segment = self.left_behind(["a:1|c"])
+        for number, held in ((2, b""), (3, segment.read_bytes()[:100])):
+            (self.files / segment.name.replace("00000001", f"0000000{number}")).write_bytes(held)
+        again = self.counterd("again")
+        self.stored({"a": 1})
+        self.emptied()
+        self.assertEqual([path.name for path in self.files.iterdir()], ["lock"])
+        self.assertFalse(again.events("spool_put_aside"))
 
     def test_damage_is_put_aside_and_what_is_before_it_stored(self):
         segment = self.left_behind([f"key.{key}:1|c" for key in range(50)])

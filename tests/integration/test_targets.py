@@ -168,6 +168,18 @@ class Refusals(Targets):
         self.flush(code=harness.EXIT_CONFIG)
         self.assertEqual(self.redis.call("KEYS", "*:sealed"), [])
 
+    def test_a_table_that_is_away_for_a_while_ends_no_flusher_that_stays(self):
+        self.use(POSTS, CATCH_ALL, sql="create table posts (id int primary key, view_count int); insert into posts values (1, 0)")
+        flusher = self.track(harness.Process("every", self.dir, [harness.FLUSHER, "-c", self.write_config("every.json"),
+                                                                 "--every", "1"])).spawn()
+        flusher.wait_event("flush")
+        self.query("alter table posts rename to being_rebuilt")
+        flusher.wait_event("flush_failed")
+        self.query("alter table being_rebuilt rename to posts")
+        self.count("post.views.1:1|c")
+        harness.wait_until(lambda: self.query("select view_count from posts") == [["1"]], what="a row")
+        self.assertEqual(flusher.stop(), 0)
+
 
 class Rows(Targets):
     SCORES = {"match": "team.{team_id}.user.{user_id}.points", "table": "scores", "value": "points"}
@@ -223,7 +235,9 @@ class Rows(Targets):
         self.assertEqual(self.counters(), {"team.red.user.1.losses": 1})
         self.assertEqual(self.audit()["verdict"], "balanced")
         self.assertEqual(self.get("team.red.user.1.points")["value"], 2)
-        self.assertEqual([self.get("team.blue.user.1.points")[name] for name in ("known", "parked")], [False, 1])
+        got = self.get("team.blue.user.1.points")
+        self.assertEqual([got[name] for name in ("known", "parked")], [False, 1])
+        self.assertIn("flusher parked list", got["note"])
 
     def test_two_keys_that_mean_one_row(self):
         for missing in ("park", "insert"):
@@ -362,6 +376,15 @@ class Rollups(Targets):
         self.assertEqual(self.query("select customer, calls from hourly"), [["a", "3"]])
         self.assertEqual(self.parked(), [["api.b.calls", 12, "missing"]])
 
+    def test_the_default_rollup_of_an_own_table(self):
+        """There the key is the counter's, whatever the table's columns are called."""
+        self.use({**POSTS, "missing": "park", "rollup": {"table": "counterd.rollups", "bucket": "1d"}}, CATCH_ALL,
+                 sql="create table posts (id int primary key, view_count int); insert into posts values (1, 0)")
+        self.count("post.views.1:3|c", "post.views.2:4|c")
+        self.flush()
+        self.assertEqual(self.query("select view_count from posts"), [["3"]])
+        self.assertEqual(self.query("select key, value from counterd.rollups"), [["post.views.1", "3"]])
+        self.assertEqual(self.audit()["verdict"], "balanced")
 
     def test_the_default_rollup_and_its_days(self):
         """A day that has no partition gets one; a bucket beyond the retention is not written, but counts in its key."""

@@ -24,7 +24,7 @@ THIRD_PARTY = {
     "cjson/": {"lib/config.c", "lib/config_reader.c", "lib/targets_read.c", "counterd/answer.c",
                "counterd/status.c", "flusher/daemon.c", "flusher/report.c"},
     "xxhash.h": {"lib/keyspace.c", "counterd/record.c"},
-    "hiredis/": {"counterd/link.c", "counterd/reader_redis.c", "counterd/store_redis.c", "flusher/redis.c"},
+    "hiredis/": {"counterd/dial.c", "counterd/link.c", "counterd/reader_redis.c", "counterd/store_redis.c", "flusher/redis.c"},
     "libpq-fe.h": {"flusher/postgres.c"},
     "systemd/": {"counterd/systemd.c"},
     "event2/": {"counterd/answer.c", "counterd/daemon.c", "counterd/http.c", "counterd/idempotent.c",

@@ -22,6 +22,7 @@ static struct figures good(void)
         .appended_ago_ms = 10,
         .refused_ago_ms = -1,
         .went_back_ago_ms = -1,
+        .spool_error_ago_ms = -1,
         .history_bytes_max = 1000,
         .look = {.open_age_ms = -1,
                  .sealed_age_ms = -1,
@@ -80,6 +81,76 @@ START_TEST(redis_away)
                      "(refused)");
     figures.redis_misfit = true;
     ck_assert_int_eq(only(&figures, false).code, WARNING_REDIS_MISFIT);
+}
+END_TEST
+
+START_TEST(what_waits_on_disk)
+{
+    struct figures figures = good();
+    struct warning warning;
+    struct health health;
+
+    figures.spool_bytes_max = 1000;
+    must_be_well(&figures);
+    figures.redis_ready = false;
+    figures.pending = figures.on_disk = 1200;
+    figures.pending_age_ms = 60000;
+    warning = only(&figures, false);
+    ck_assert_str_eq(warning.text, "Redis is away. 1,200 increments wait on disk, the oldest for 60 seconds. "
+                                   "(not connected yet)");
+    ck_assert_ptr_nonnull(strstr(warning.action, "may be stopped"));
+    figures.on_disk = 1000;
+    figures.to_replay = 30;
+    ck_assert_str_eq(only(&figures, false).text,
+                     "Redis is away. 1,230 increments wait, 1,030 of them on disk, the others in memory; the "
+                     "oldest for 60 seconds. (not connected yet)");
+    figures.redis_misfit = true;
+    ck_assert_ptr_nonnull(strstr(only(&figures, false).action, "on disk"));
+    figures.redis_misfit = false;
+    figures.spool_bytes_most = 900;
+    health_judge(&figures, &health);
+    ck_assert_uint_eq(health.len, 2);
+    ck_assert_int_eq(health.warnings[1].code, WARNING_SPOOL_NEARLY_FULL);
+    ck_assert_ptr_nonnull(strstr(health.warnings[1].text, "90 %"));
+    /* It empties. */
+    figures.redis_ready = true;
+    warning = only(&figures, true);
+    ck_assert_int_eq(warning.code, WARNING_SPOOL_DRAINING);
+    ck_assert_int_eq(warning.severity, SEVERITY_NOTE);
+    ck_assert_ptr_nonnull(strstr(warning.text, "1,030 increments are still on disk"));
+}
+END_TEST
+
+START_TEST(a_spool_that_fails)
+{
+    struct figures figures = good();
+    struct health health;
+
+    figures.spool_bytes_max = 1000;
+    figures.spool_bytes_most = 1000;
+    figures.redis_ready = false;
+    figures.pending = 50;
+    figures.on_disk = 20;
+    figures.spool_error_ago_ms = 4999;
+    snprintf(figures.spool_trouble, sizeof(figures.spool_trouble), "no room");
+    health_judge(&figures, &health);
+    ck_assert_uint_eq(health.len, 2);
+    ck_assert_int_eq(health.warnings[0].code, WARNING_REDIS_AWAY);
+    ck_assert_ptr_nonnull(strstr(health.warnings[0].action, "don't stop counterd"));
+    ck_assert_int_eq(health.warnings[1].code, WARNING_SPOOL_FAILED);
+    ck_assert_int_eq(health.warnings[1].severity, SEVERITY_BAD);
+    ck_assert_str_eq(health.warnings[1].text,
+                     "The disk takes no more: 30 increments wait in memory alone, and "
+                     "20 on disk. (no room)");
+    figures.redis_ready = true;
+    health_judge(&figures, &health);
+    ck_assert_uint_eq(health.len, 2);
+    ck_assert_str_eq(health.warnings[0].text, "The spool can't be read. (no room)");
+    ck_assert_int_eq(health.warnings[1].code, WARNING_SPOOL_DRAINING);
+    figures.redis_ready = false;
+    figures.spool_error_ago_ms = 5000;
+    health_judge(&figures, &health);
+    ck_assert_int_eq(health.warnings[1].code, WARNING_SPOOL_NEARLY_FULL);
 }
 END_TEST
 
@@ -300,6 +371,8 @@ static void add_tests(TCase *tests)
 {
     tcase_add_test(tests, a_good_day);
     tcase_add_test(tests, redis_away);
+    tcase_add_test(tests, what_waits_on_disk);
+    tcase_add_test(tests, a_spool_that_fails);
     tcase_add_test(tests, ages_and_counts_as_people_say_them);
     tcase_add_test(tests, redis_refuses);
     tcase_add_test(tests, flushes_late);

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "lib/metric.h"
+#include "lib/text.h"
 #include "tests/unit/unit.h"
 
 static struct metric must_parse(const char *line)
@@ -23,6 +24,19 @@ START_TEST(tells_key_tags_time_and_ignored_fields)
     ck_assert_int_eq(metric.time, 12);
     ck_assert_uint_eq(metric.fields_ignored, 2);
     ck_assert_int_eq(must_parse("a:1|c").time, -1);
+}
+END_TEST
+
+START_TEST(lines_end_with_lf_or_cr_lf_or_the_text)
+{
+    struct span rest = span_of("a\r\n\n\r\nb\rc\nd\r");
+    static const char *const lines[] = {"a", "", "", "b\rc", "d", ""};
+
+    for (size_t i = 0; i < ARRAY_LEN(lines); i++) {
+        struct span line = text_take_line(&rest);
+        ck_assert_msg(span_is(line, lines[i]), "line %zu", i);
+    }
+    ck_assert_uint_eq(rest.len, 0);
 }
 END_TEST
 
@@ -226,6 +240,7 @@ END_TEST
 static void add_tests(TCase *tests)
 {
     tcase_add_test(tests, tells_key_tags_time_and_ignored_fields);
+    tcase_add_test(tests, lines_end_with_lf_or_cr_lf_or_the_text);
     tcase_add_test(tests, a_rejected_line_leaves_the_result_alone);
     tcase_add_test(tests, the_greatest_or_least_of_a_lines_values);
     tcase_add_test(tests, tags_come_to_the_same_key_in_any_order);

@@ -1,7 +1,6 @@
 /* Requests with an Idempotency-Key against shards in memory that lose calls and replies, and clients that try
  * again after a crash of counterd at any point. */
 #include <stdio.h>
-#include <stdlib.h>
 
 #include "counterd/once.h"
 #include "lib/decimal.h"
@@ -42,6 +41,15 @@ static struct span name_key(char name[16], int key)
     return span_of(name);
 }
 
+static int number_of(struct span key)
+{
+    int number = 0;
+
+    for (size_t i = strlen("key."); i < key.len; i++)
+        number = number * 10 + (key.ptr[i] - '0');
+    return number;
+}
+
 /* A request in which key number i counts `deltas[i]`; 0: not at all. */
 static struct once *request(const char *token, const char *body, const int64_t deltas[KEYS])
 {
@@ -78,7 +86,7 @@ static enum once_outcome append(const struct once_part *part)
     snprintf(shard->marker[shard->markers], sizeof(shard->marker[0]), "%s", marker);
     snprintf(shard->value[shard->markers++], sizeof(shard->value[0]), "%s", value);
     for (size_t i = 0; i < part->items_len; i++) {
-        int key = atoi(part->items[i].key.ptr + strlen("key."));
+        int key = number_of(part->items[i].key);
         ck_assert_uint_eq(keyspace_shard(keyspace_hash(part->items[i].key), SHARDS), part->shard);
         shard->open[key] += part->items[i].delta;
     }

@@ -468,16 +468,15 @@ static void check_loops(struct reader *reader, const struct targets *targets, si
  * when they may have several. */
 static bool merge_of_keys(const struct targets *targets, const struct pattern *keys, enum merge *ret_merge)
 {
+    bool is_one = pattern_placeholders(keys) == 0 && !pattern_is_open(keys), all = false;
     unsigned merges = 0;
-    bool all = false;
 
     for (size_t i = 0; i < targets->len && !all; i++) {
         const struct target *target = &targets->items[i];
-        if (pattern_overlaps(keys, target->pattern))
-            merges |= 1u << target->merge;
-        /* A key without placeholders has the one target. */
-        all = pattern_overlaps(keys, target->pattern) &&
-              (pattern_placeholders(keys) == 0 || pattern_covers(target->pattern, keys));
+        if (!pattern_overlaps(keys, target->pattern))
+            continue;
+        merges |= 1u << target->merge;
+        all = is_one || pattern_covers(target->pattern, keys);
     }
     if (!all)
         merges |= 1u << MERGE_ADD;

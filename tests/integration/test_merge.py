@@ -143,6 +143,19 @@ class Living(Merge):
         self.assertEqual(days, [["t"], ["t"]])
         self.check()
 
+    def test_rollups_of_both_kinds_in_one_table(self):
+        rollup = {"rollup": {"bucket": "1d"}}
+        self.config["targets"] = [{**TARGETS[0], **rollup}, TARGETS[1], {**TARGETS[3], **rollup}]
+        daemon = self.counterd()
+        for _ in range(3):
+            self.count(daemon, self.some())
+            self.flush()
+        self.check()
+        rollups = self.query("select key, bucket, value from counterd.rollups")
+        self.assertEqual(len({bucket for _, bucket, _ in rollups}), 1, "midnight went by: run it again")
+        self.assertEqual({key: int(value) for key, _, value in rollups},
+                         {key: value for key, value in self.expected.items() if not key.startswith("low")})
+
     def test_rows_that_mean_the_same_and_parked(self):
         daemon = self.counterd()
         self.query("insert into boards values (7, null)")
@@ -327,6 +340,25 @@ class Rollback(Merge):
         # What is applied twice is the same.
         for row in held:
             self.flusher("quarantine", "apply", str(row["id"]), "--force", "--namespace", "counterd@max")
+        self.check()
+
+
+    def test_a_spool_is_stored_in_its_lanes(self):
+        spool = self.dir / "spool"
+        spool.mkdir()
+        daemon = self.counterd(spool_dir=str(spool))
+        self.count(daemon, self.some())
+        self.redis.stop()
+        values = [*self.some(-99, 99), ("best.1", 0)]
+        self.note(values)
+        daemon.send_udp([f"{key}:{value}|c" for key, value in values])
+        harness.wait_until(lambda: daemon.status()["spool"]["increments"] == len(values), what="all on disk")
+        daemon.kill()
+        self.redis.start()
+        self.query("insert into boards values (1, -5)")
+        daemon = self.counterd("after", spool_dir=str(spool))
+        daemon.wait_event("replayed")
+        self.flush()
         self.check()
 
 

@@ -17,7 +17,8 @@ static void add_made(const struct targets *targets, struct table *made, struct s
     result = table_add(made, item);
     if (result == TABLE_OK)
         return;
-    if (result == TABLE_FULL) {
+    /* A maximum has no place among what adds up. */
+    if (result == TABLE_FULL && route.merge == MERGE_ADD) {
         item->key = span_of(OVERFLOW_KEY);
         item->hash = targets_hash(targets, 0, keyspace_hash(item->key), shards);
         result = table_add(made, item);

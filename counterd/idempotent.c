@@ -429,6 +429,8 @@ struct idempotent *idempotent_new(struct event_base *base, const struct config *
         idempotent_free(idempotent);
         return NULL;
     }
+    table_set_merges(idempotent->lines, config->targets->merges, config->targets->lanes);
+    table_set_merges(idempotent->table, config->targets->merges, config->targets->lanes);
     return idempotent;
 }
 

@@ -100,7 +100,11 @@ static RARE void reject_gathered(struct ingest *ingest, const struct metric *met
 static RARE enum reject settle_refused(struct ingest *ingest, const struct metric *metric,
                                        enum table_result result)
 {
-    enum reject reject = result == TABLE_RANGE ? REJECT_RANGE : add_to_overflow(ingest, metric->micros);
+    enum reject reject = result == TABLE_RANGE ? REJECT_RANGE : REJECT_OVERFLOW;
+
+    /* A maximum has no place among what adds up. */
+    if (result == TABLE_FULL && table_merge(ingest->table, metric->hash) == MERGE_ADD)
+        reject = add_to_overflow(ingest, metric->micros);
 
     if (reject == REJECT_NONE) {
         ingest->lines++;
@@ -179,6 +183,10 @@ static bool add_route(struct ingest *ingest, struct metric *metric, enum reject 
 
     if (ingest->targets->lanes > 1)
         metric->hash = targets_hash(ingest->targets, route.lane, metric->hash, table_shards(ingest->table));
+    if (route.merge != MERGE_ADD)
+        *ret_reject = metric_take_extreme(metric, route.merge);
+    if (*ret_reject != REJECT_NONE)
+        return false;
     return route.bucket_s == 0 || add_bucket(ingest, metric, route.bucket_s, ret_reject);
 }
 

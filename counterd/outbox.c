@@ -163,6 +163,7 @@ void outbox_drain(struct outbox *outbox, struct table *table, struct table *carr
     outbox->carry = carry;
     outbox->targets = targets;
     table_set_keys_max(outbox->made, table_keys_max(table));
+    table_copy_merges(outbox->made, table);
 }
 
 bool outbox_drained(const struct outbox *outbox)

@@ -121,8 +121,6 @@ static void tell_waits(struct pipeline *pipeline)
     }
 }
 
-/* Monotonic; since when the tables hold what they hold; 0 = nothing. */
-int64_t filling_us, draining_us;
 /* Turns the full table to the outbox, if the outbox is done with the other one. */
 static void swap(struct pipeline *pipeline)
 {
@@ -349,6 +347,8 @@ struct pipeline *pipeline_new(const struct pipeline_options *options)
         pipeline_free(pipeline);
         return NULL;
     }
+    for (size_t i = 0; i < ARRAY_LEN(pipeline->tables); i++)
+        table_set_merges(pipeline->tables[i], limits.targets->merges, limits.targets->lanes);
     pipeline->targets_next = targets_ref(limits.targets);
     fill_table(pipeline);
     publish(pipeline);
@@ -436,10 +436,11 @@ static enum table_result carry(struct pipeline *pipeline, struct span member, in
     struct table *table = filling_table(pipeline);
     int64_t bucket;
     struct span key = member_split(member, &bucket);
-    uint32_t lane = targets_route(targets, key).lane;
+    struct route route = targets_route(targets, key);
+    uint32_t shard = targets_shard(targets, route.lane, keyspace_hash(key), table_shards(table));
 
-    return table_carry(table, targets_shard(targets, lane, keyspace_hash(key), table_shards(table)), member,
-                       micros);
+    /* What is left over of a sum has no place in a maximum, which the key may be by now. */
+    return route.merge == MERGE_ADD ? table_carry(table, shard, member, micros) : TABLE_FULL;
 }
 
 void pipeline_carry(struct pipeline *pipeline, struct span key, int64_t micros)

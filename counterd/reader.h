@@ -35,8 +35,9 @@ struct reader_look {
 };
 
 struct reader_pending {
-    int64_t open, sealed;
-    bool known; /* the key is there */
+    int64_t open, sealed; /* 0 when the key is not there */
+    int64_t all;          /* what both come to */
+    bool known;           /* the key is there */
     bool whole; /* false: the shard has too many keys to look for those of its members that have a time bucket
                  */
 };

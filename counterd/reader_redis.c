@@ -229,9 +229,10 @@ static void take_info(struct question *question, const redisReply *reply)
     look->appendonly = strcmp(number, "0") != 0;
 }
 
-static void take_pending(struct question *question, const redisReply *reply)
+static void take_pending(struct question *question, uint32_t shard, const redisReply *reply)
 {
     struct reader_pending *pending = &question->pending;
+    enum merge merge = config_shard_merge(question->reader->config, shard);
 
     if (!is_texts(reply) || reply->elements != 5) {
         fail(question, "an answer that is not the script's");
@@ -240,6 +241,9 @@ static void take_pending(struct question *question, const redisReply *reply)
     pending->known = reply->element[0]->len > 0 || reply->element[1]->len > 0;
     pending->open = number_at(reply, 0);
     pending->sealed = number_at(reply, 1);
+    pending->all = pending->open + pending->sealed;
+    if (merge != MERGE_ADD && reply->element[0]->len > 0 && reply->element[1]->len > 0)
+        pending->all = merge_extreme(merge, pending->open, pending->sealed);
     pending->whole = number_at(reply, 4) == 1;
 }
 
@@ -306,7 +310,7 @@ static void take(const struct asked *asked, const redisReply *reply)
         take_look(question, asked->shard, reply);
         break;
     case QUESTION_PENDING:
-        take_pending(question, reply);
+        take_pending(question, asked->shard, reply);
         break;
     case QUESTION_TOP:
         take_top(question, reply);
@@ -482,7 +486,7 @@ static void untaken(struct asked *asked)
     free(asked);
 }
 
-#define ARGUMENTS_MAX 3
+#define ARGUMENTS_MAX 4
 
 static void ask_script(struct question *question, enum script_id id, uint32_t shard,
                        const struct span *arguments, size_t arguments_len)
@@ -562,8 +566,10 @@ void reader_ask_pending(struct reader *reader, struct span key, reader_on_pendin
     struct question *question = question_new(reader, QUESTION_PENDING, context);
     bool in_buckets = targets->bucket_s > 0;
     char glob[MEMBER_GLOB_LEN_MAX];
-    struct span arguments[] = {
-        key, {glob, in_buckets ? member_glob(key, glob) : 0}, span_of(MEMBER_SCAN_MAX)};
+    struct span arguments[] = {key,
+                               {glob, in_buckets ? member_glob(key, glob) : 0},
+                               span_of(MEMBER_SCAN_MAX),
+                               span_of(merge_name(config_shard_merge(reader->config, shard)))};
 
     if (!question) {
         on_pending(context, NULL, reader->error);
@@ -591,6 +597,7 @@ void reader_ask_top(struct reader *reader, size_t n, reader_on_top *on_top, void
     if (!question->keys)
         fail(question, "out of memory");
     for (uint32_t shard = 0; question->keys && shard < config_shards(reader->config); shard++)
-        ask_script(question, SCRIPT_LARGEST, shard, &wanted, 1);
+        if (config_shard_merge(reader->config, shard) == MERGE_ADD)
+            ask_script(question, SCRIPT_LARGEST, shard, &wanted, 1);
     put(question);
 }

@@ -206,7 +206,7 @@ static int check_header(int fd, const char *name, const struct spool_options *op
     if (header.lanes != options->lanes)
         return error_set(
             error, -EINVAL,
-            "'%s' in 'spool_dir' was written with other databases in 'targets'; set them to what "
+            "'%s' in 'spool_dir' was written with other databases or merges in 'targets'; set them to what "
             "they were until it is stored",
             name);
     if (header.shards != options->shards)

@@ -253,7 +253,7 @@ char *status_pending_json(const char *key, const struct reader_pending *pending)
     cJSON *root = cJSON_CreateObject();
 
     cJSON_AddStringToObject(root, "key", key);
-    add_signed(root, "pending", pending->open + pending->sealed);
+    add_signed(root, "pending", pending->all);
     add_signed(root, "open", pending->open);
     add_signed(root, "sealed", pending->sealed);
     cJSON_AddBoolToObject(root, "known", pending->known);

@@ -139,6 +139,15 @@ static void begin_script(struct store *store, const struct script *script, bool 
         request_add_text(request, marker);
 }
 
+/* Behind all else. */
+static void add_merge(struct store *store, uint32_t shard)
+{
+    enum merge merge = config_shard_merge(store->config, shard);
+
+    if (merge != MERGE_ADD)
+        request_add_text(&store->request, merge_name(merge));
+}
+
 static bool send_script(struct store *store, link_callback *callback, void *tag)
 {
     struct link_command command = {request_end(&store->request), callback, tag, 0};
@@ -225,6 +234,7 @@ void store_append(struct store *store, uint32_t shard, const char *writer, uint6
         request_add(request, key);
         request_add_number(request, delta);
     }
+    add_merge(store, shard);
     (void)send_script(store, on_append, (void *)(uintptr_t)shard);
     want_wait(store);
 }
@@ -282,6 +292,7 @@ static bool send_part(struct store *store, struct once_part *part)
         request_add(request, part->items[i].key);
         request_add_number(request, part->items[i].delta);
     }
+    add_merge(store, part->shard);
     want_wait(store);
     return send_script(store, on_append_once, part);
 }

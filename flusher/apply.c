@@ -179,8 +179,9 @@ static int check_column(const struct pgarray *array, int r, struct error *error)
 
 static int64_t delta_of(const struct applier *applier, const struct share *share)
 {
+    const struct target *target = &applier->plan->targets->items[share->target];
     int64_t delta = 0;
-    bool fits = share_delta(share, applier->updates, &delta);
+    bool fits = share_delta(share, applier->updates, target->merge, &delta);
 
     assert(fits); /* sift() has seen to it */
     return delta;
@@ -445,7 +446,7 @@ static int sift(struct applier *applier, const struct planned *planned, struct s
             plan_values(planned, &planned->layout, share_key(&shares[i], applier->updates), values);
             fit = plan_fit(&planned->layout, values);
         }
-        if (fit == FIT_GOOD && !share_delta(&shares[i], applier->updates, &delta))
+        if (fit == FIT_GOOD && !share_delta(&shares[i], applier->updates, planned->target->merge, &delta))
             fit = FIT_RANGE;
         if (fit == FIT_GOOD)
             shares[kept++] = shares[i];

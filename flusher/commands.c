@@ -380,7 +380,7 @@ int command_get(const struct config *config, const struct command_options *optio
     if (r == 0)
         r = records_stored(session.postgres, config, session.plan, options->key, &stored, &error);
     if (r == 0) {
-        struct key_pending pending = pending_of_key(&peek, &stored);
+        struct key_pending pending = pending_of_key(&peek, &stored, config->lanes[config->lane].merge);
         bool went_back = audit_went_back(before.head_id, stored.head_id, peek.prev_id, peek.sealed_id);
         report_key(options->style, options->key, &stored, &pending,
                    went_back ? "Redis has gone back in time or was emptied: what is pending is known after "

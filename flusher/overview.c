@@ -38,7 +38,8 @@ int overview_largest(struct redis *redis, const struct config *config, const str
     int r = 0;
 
     *ret_largest = (struct largest){0};
-    for (int64_t i = 0; r == 0 && i < config->shards; i++) {
+    /* Only of what adds up it says where the most goes on. */
+    for (int64_t i = 0; r == 0 && config->lanes[config->lane].merge == MERGE_ADD && i < config->shards; i++) {
         struct redisReply *reply = NULL;
         if (states[i].open_members == 0 && states[i].sealed_members == 0)
             continue;

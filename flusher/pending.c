@@ -2,16 +2,27 @@
 
 #include "flusher/whole.h"
 
-struct key_pending pending_of_key(const struct peek *peek, const struct stored *stored)
+static int64_t merge_two(enum merge merge, bool has_a, int64_t a, bool has_b, int64_t b)
+{
+    if (merge == MERGE_ADD || !has_a || !has_b)
+        return whole_add(a, b);
+    return merge_extreme(merge, a, b);
+}
+
+struct key_pending pending_of_key(const struct peek *peek, const struct stored *stored, enum merge merge)
 {
     bool sealed_applied = peek->sealed_id[0] != '\0' && strcmp(stored->head_id, peek->sealed_id) == 0;
+    struct key_pending pending = {0};
 
     if (sealed_applied)
-        return (struct key_pending){peek->in_open, peek->open};
-    if (strcmp(stored->head_id, peek->prev_id) == 0)
-        return (struct key_pending){peek->in_open || peek->in_sealed, peek->open + peek->sealed};
-    /* The ledger has moved on past both: what was open then has been sealed and applied since. */
-    return (struct key_pending){false, 0};
+        pending = (struct key_pending){.known = peek->in_open, .delta = peek->open};
+    else if (strcmp(stored->head_id, peek->prev_id) == 0)
+        pending = (struct key_pending){
+            .known = peek->in_open || peek->in_sealed,
+            .delta = merge_two(merge, peek->in_open, peek->open, peek->in_sealed, peek->sealed)};
+    /* Else the ledger has moved on past both: what was open then has been sealed and applied since. */
+    pending.value = merge_two(merge, pending.known, pending.delta, stored->known, stored->value);
+    return pending;
 }
 
 static void note_age(struct pending *pending, int64_t now_ms, int64_t since_ms)

@@ -8,6 +8,7 @@
 
 #include "flusher/source.h"
 #include "lib/keyspace.h"
+#include "lib/merge.h"
 
 /* One key in Redis, with all its buckets, at one moment. */
 struct peek {
@@ -30,9 +31,10 @@ struct stored {
 struct key_pending {
     bool known; /* something is pending for the key, a delta of 0 too */
     int64_t delta;
+    int64_t value; /* what the row will hold */
 };
 
-struct key_pending pending_of_key(const struct peek *peek, const struct stored *stored);
+struct key_pending pending_of_key(const struct peek *peek, const struct stored *stored, enum merge merge);
 
 /* One shard in Redis, at one moment. Numbers that are not there are 0. */
 struct shard_state {

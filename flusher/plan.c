@@ -448,6 +448,7 @@ static int plan_table(struct postgres *postgres, struct planned *planned, struct
                         .error = error};
     int r;
 
+    planned->layout.merge = target->merge;
     r = strcmp(target->table, COUNTERS_TABLE) == 0 ? plan_counters(planned, &look) : plan_own(planned, &look);
     if (r < 0)
         return r;
@@ -467,6 +468,7 @@ static int plan_rollup(struct postgres *postgres, struct planned *planned, size_
                         .error = error};
     int r;
 
+    rollup->layout.merge = planned->target->merge;
     rollup->bucket_s = written->bucket_s;
     rollup->by_day = strcmp(written->table, ROLLUPS_TABLE) == 0;
     want_key(&look);

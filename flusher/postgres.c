@@ -102,7 +102,8 @@ static bool was_away(const char *message)
 static int refuse_connection(const struct config *config, const PGconn *connection,
                              const char *const *keywords, const char *const *values, struct error *error)
 {
-    const char *place = config->lane == 0 ? "postgres.url" : "targets[].database";
+    bool own = config->lanes[config->lane].database[0] == '\0';
+    const char *place = own ? "postgres.url" : "targets[].database";
     char text[700];
     const char *message = one_line(PQerrorMessage(connection), text, sizeof(text));
 
@@ -115,7 +116,7 @@ static int refuse_connection(const struct config *config, const PGconn *connecti
         if (was_away(message))
             return error_set(error, FAILURE_UNAVAILABLE, "Postgres was away for a moment: %s", message);
         return error_set(error, FAILURE_CONFIG, "Postgres refuses us, see '%s' and %s: %s", place,
-                         config->lane == 0 ? "'postgres.password_file'" : "PGPASSFILE", message);
+                         own ? "'postgres.password_file'" : "PGPASSFILE", message);
     case PQPING_NO_ATTEMPT:
         /* libpq's text may quote the whole string, and with it a password. */
         return error_set(error, FAILURE_CONFIG,

@@ -221,7 +221,7 @@ void report_key(enum report_style style, const char *key, const struct stored *s
                                      : "no such key: nothing is stored or pending for it";
     struct field fields[] = {
         text_field("key", key),
-        whole_field("value", whole_add(stored->value, pending->delta)),
+        whole_field("value", pending->value),
         whole_field("stored", stored->value),
         whole_field("pending", pending->delta),
         whole_field("parked", stored->parked),

@@ -82,13 +82,18 @@ int shares_deal(struct shares *shares, const struct updates *updates, const stru
     return 0;
 }
 
-bool share_delta(const struct share *share, const struct updates *updates, int64_t *ret_delta)
+bool share_delta(const struct share *share, const struct updates *updates, enum merge merge,
+                 int64_t *ret_delta)
 {
-    int64_t delta = 0;
+    const struct update *items = updates->items + share->first;
+    int64_t delta = items[0].delta;
 
-    for (size_t i = share->first; i < share->first + share->len; i++)
-        if (__builtin_add_overflow(delta, updates->items[i].delta, &delta))
+    for (size_t i = 1; i < share->len; i++) {
+        if (merge != MERGE_ADD)
+            delta = merge_extreme(merge, delta, items[i].delta);
+        else if (__builtin_add_overflow(delta, items[i].delta, &delta))
             return false;
+    }
     *ret_delta = delta;
     return true;
 }

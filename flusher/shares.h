@@ -32,8 +32,9 @@ MUST_CHECK int shares_deal(struct shares *shares, const struct updates *updates,
 /* Borrowed from the updates. */
 struct span share_key(const struct share *share, const struct updates *updates);
 
-/* False when the sum leaves the range. */
-MUST_CHECK bool share_delta(const struct share *share, const struct updates *updates, int64_t *ret_delta);
+/* What its updates come to. False when the sum leaves the range. */
+MUST_CHECK bool share_delta(const struct share *share, const struct updates *updates, enum merge merge,
+                            int64_t *ret_delta);
 
 /* The start of the bucket of `bucket_s` seconds, of UTC, that holds the moment. */
 int64_t bucket_of(int64_t unix_s, int64_t bucket_s);

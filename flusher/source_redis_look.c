@@ -56,13 +56,17 @@ int source_redis_check_shards(struct source_redis *source, bool record, struct e
 int source_redis_peek(struct source_redis *source, struct span key, struct peek *ret_peek,
                       struct error *error)
 {
-    uint32_t shard = keyspace_shard(keyspace_hash(key), (uint32_t)source_redis_config(source)->shards);
-    bool in_buckets = source_redis_config(source)->targets->bucket_s > 0;
+    const struct config *config = source_redis_config(source);
+    uint32_t shard = keyspace_shard(keyspace_hash(key), (uint32_t)config->shards);
+    bool in_buckets = config->targets->bucket_s > 0;
     char glob[MEMBER_GLOB_LEN_MAX];
     int64_t whole = 0;
     struct peek peek;
     struct redisReply *reply;
-    struct span args[] = {key, {glob, in_buckets ? member_glob(key, glob) : 0}, span_of(MEMBER_SCAN_MAX)};
+    struct span args[] = {key,
+                          {glob, in_buckets ? member_glob(key, glob) : 0},
+                          span_of(MEMBER_SCAN_MAX),
+                          span_of(merge_name(config->lanes[config->lane].merge))};
     int r = source_redis_script(source, SCRIPT_PEEK, shard, args, ARRAY_LEN(args), &reply, error);
 
     if (r < 0)

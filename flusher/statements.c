@@ -50,6 +50,8 @@ static void write_arrays(FILE *out, const struct layout *layout)
     fprintf(out, "delta%s, number)", layout->time_use != TIME_UNUSED ? ", at" : "");
 }
 
+static const char *const aggregates[MERGE_COUNT] = {"sum", "max", "min"};
+
 /* u: a row for each row of the table, in order. */
 static void write_sums(FILE *out, const struct layout *layout, bool numbers)
 {
@@ -60,7 +62,7 @@ static void write_sums(FILE *out, const struct layout *layout, bool numbers)
         fprintf(out, "CAST(i.k%zu AS %s) AS k%zu, ", i + 1, layout->key[i].type, i + 1);
     if (layout->time_use == TIME_BUCKET)
         fprintf(out, "i.at, ");
-    fprintf(out, "CAST(sum(i.delta) AS bigint) AS delta");
+    fprintf(out, "CAST(%s(i.delta) AS bigint) AS delta", aggregates[layout->merge]);
     if (layout->time_use == TIME_TOUCH)
         fprintf(out, ", max(i.at)%s AS at", layout->time_is_local ? " AT TIME ZONE 'UTC'" : "");
     if (numbers)
@@ -79,7 +81,13 @@ static void write_sums(FILE *out, const struct layout *layout, bool numbers)
 /* `from`: what the deltas are called. */
 static void write_changes(FILE *out, const struct layout *layout, const char *delta, const char *time)
 {
-    fprintf(out, "%s = COALESCE(t.%s, 0) + %s", layout->value, layout->value, delta);
+    /* These two pass over NULL. */
+    static const char *const functions[MERGE_COUNT] = {[MERGE_MAX] = "GREATEST", [MERGE_MIN] = "LEAST"};
+
+    if (layout->merge == MERGE_ADD)
+        fprintf(out, "%s = COALESCE(t.%s, 0) + %s", layout->value, layout->value, delta);
+    else
+        fprintf(out, "%s = %s(t.%s, %s)", layout->value, functions[layout->merge], layout->value, delta);
     if (layout->time_use == TIME_TOUCH)
         fprintf(out, ", %s = GREATEST(t.%s, %s)", layout->time, layout->time, time);
 }

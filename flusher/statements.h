@@ -1,13 +1,14 @@
-/* statements - the SQL that adds deltas to a table, made of what the catalogue says about it; pure
+/* statements - the SQL that merges deltas into a table, made of what the catalogue says about it; pure
  *
  * Names come quoted from the server; nothing of a key or of the configuration is ever part of a text. All of
  * them take the rows as arrays: a text[] for each column of the key, then the deltas, bigint[], then the
- * times, timestamptz[], when the layout has a use for them. Rows that mean the same after the cast are added
- * up. Each is in the order of its key, which is the order in which its rows are locked.
+ * times, timestamptz[], when the layout has a use for them. Rows that mean the same after the cast become
+ * one. Each is in the order of its key, which is the order in which its rows are locked.
  */
 #ifndef FLUSHER_STATEMENTS_H
 #define FLUSHER_STATEMENTS_H
 
+#include "lib/merge.h"
 #include "lib/pattern.h"
 #include "lib/util.h"
 
@@ -31,6 +32,7 @@ struct layout {
     struct key_column key[PATTERN_PLACEHOLDERS_MAX];
     size_t key_len;
     char *value; /* quoted */
+    enum merge merge;
     enum time_use time_use;
     char *time;         /* quoted; NULL when unused */
     bool time_is_local; /* timestamp without time zone: written as UTC */

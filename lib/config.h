@@ -104,7 +104,7 @@ void config_free(struct config *config);
  * and is not to be freed. */
 void config_of_lane(const struct config *config, size_t lane, struct config *ret_config);
 
-/* Whether their databases are the same, and so their lanes. */
+/* Whether their databases and merges are the same, and so their lanes. */
 bool config_lanes_equal(const struct config *a, const struct config *b);
 
 /* All lanes' shards are numbered through: this is how many there are, */
@@ -117,6 +117,12 @@ static inline uint32_t config_shards(const struct config *config)
 static inline const char *config_shard_namespace(const struct config *config, uint32_t shard)
 {
     return config->lanes[shard / (uint32_t)config->shards].namespace;
+}
+
+/* how its members merge, */
+static inline enum merge config_shard_merge(const struct config *config, uint32_t shard)
+{
+    return config->lanes[shard / (uint32_t)config->shards].merge;
 }
 
 /* which one of that lane it is, */

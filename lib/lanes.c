@@ -7,45 +7,64 @@
 #include "lib/config_reader.h"
 #include "lib/targets.h"
 
-/* The targets' databases, each once, in front the one of all who name none. Borrowed. */
-static size_t list_databases(struct reader *reader, const char *databases[LANES_MAX])
+static const char *database_of(const struct config *config, const struct target *target)
 {
-    const struct targets *targets = reader->config->targets;
-    size_t len = 1;
-
-    databases[0] = "";
-    for (size_t i = 0; i < targets->len; i++) {
-        const char *database = targets->items[i].database;
-        size_t at = 0;
-        while (at < len && strcmp(databases[at], database) != 0)
-            at++;
-        if (at < len || strcmp(database, reader->config->postgres.url) == 0)
-            continue;
-        if (len == LANES_MAX) {
-            mistake(reader, "'targets[%zu].database': there may be %d databases besides 'postgres.url'", i,
-                    LANES_MAX - 1);
-            return 1;
-        }
-        databases[len++] = database;
-    }
-    return len;
+    return strcmp(target->database, config->postgres.url) == 0 ? "" : target->database;
 }
 
-static void name_lane(struct reader *reader, struct lane *lane, const char *database)
+/* How many there are when there is none for it. */
+static size_t lane_of(const struct config *config, const struct target *target)
+{
+    size_t lane = 0;
+
+    while (lane < config->lanes_len &&
+           (config->lanes[lane].merge != target->merge ||
+            strcmp(config->lanes[lane].database, database_of(config, target)) != 0))
+        lane++;
+    return lane;
+}
+
+static void add_lane(struct reader *reader, const char *database, enum merge merge)
 {
     uint32_t digest = (uint32_t)(keyspace_hash(span_of(database)) >> 32);
     const char *namespace = reader->config->namespace;
-    int len = snprintf(lane->namespace, sizeof(lane->namespace), "%s", namespace);
+    struct lane *lane = &reader->config->lanes[reader->config->lanes_len++];
+    char behind[1 + LANE_DIGEST_LEN + 5] = "";
+    int len = 0;
 
-    set_text(reader, &lane->database, database);
     if (database[0] != '\0')
-        len = snprintf(lane->namespace, sizeof(lane->namespace), "%s@%0*" PRIx32, namespace, LANE_DIGEST_LEN,
-                       digest);
+        len = snprintf(behind, sizeof(behind), "@%0*" PRIx32, LANE_DIGEST_LEN, digest);
+    if (merge != MERGE_ADD)
+        snprintf(behind + len, sizeof(behind) - (size_t)len, "%c%s", len > 0 ? '.' : '@', merge_name(merge));
+    set_text(reader, &lane->database, database);
+    lane->merge = merge;
+    len = snprintf(lane->namespace, sizeof(lane->namespace), "%s%s", namespace, behind);
     if (len > NAMESPACE_LEN_MAX)
-        mistake(reader,
-                "'namespace' has %zu bytes; with a 'database' in 'targets', for whose digest there has to be "
-                "room, it takes %d",
-                strlen(namespace), NAMESPACE_LEN_MAX - LANE_DIGEST_LEN - 1);
+        mistake(reader, "'namespace' has %zu bytes; with '%s' behind it, as 'targets' ask for, it takes %zu",
+                strlen(namespace), behind, NAMESPACE_LEN_MAX - strlen(behind));
+}
+
+/* In front the one of all who name no database. */
+static void list_lanes(struct reader *reader)
+{
+    struct config *config = reader->config;
+
+    config->lanes_len = 0;
+    add_lane(reader, "", MERGE_ADD);
+    for (size_t i = 0; i < config->targets->len && !reader->failed; i++) {
+        const struct target *target = &config->targets->items[i];
+        if (lane_of(config, target) < config->lanes_len)
+            continue;
+        if (config->lanes_len == LANES_MAX) {
+            mistake(
+                reader,
+                "'targets[%zu]': there may be %d lanes, one for each 'database' with each 'merge', besides "
+                "that of 'postgres.url'",
+                i, LANES_MAX - 1);
+            return;
+        }
+        add_lane(reader, database_of(config, target), target->merge);
+    }
 }
 
 /* The config's own is the shortest, and the beginning of all others. */
@@ -54,28 +73,19 @@ static int by_namespace(const void *a, const void *b)
     return strcmp(((const struct lane *)a)->namespace, ((const struct lane *)b)->namespace);
 }
 
-static uint8_t lane_of(const struct config *config, const char *database)
-{
-    for (uint8_t lane = 1; lane < config->lanes_len; lane++)
-        if (strcmp(config->lanes[lane].database, database) == 0)
-            return lane;
-    return 0;
-}
-
 void finish_lanes(struct reader *reader)
 {
     struct config *config = reader->config;
-    const char *databases[LANES_MAX];
-    size_t len = list_databases(reader, databases);
+    size_t len;
 
-    for (config->lanes_len = 0; config->lanes_len < len; config->lanes_len++)
-        name_lane(reader, &config->lanes[config->lanes_len], databases[config->lanes_len]);
+    list_lanes(reader);
     if (reader->failed)
         return;
+    len = config->lanes_len;
     if (config->shards * (int64_t)len > SHARDS_MAX)
         mistake(reader,
                 "'shards' is %" PRId64
-                " and 'targets' name %zu databases besides 'postgres.url', which makes "
+                " and 'targets' make %zu lanes besides that of 'postgres.url', which makes "
                 "%" PRId64 " shards; %d are the most",
                 config->shards, len - 1, config->shards * (int64_t)len, SHARDS_MAX);
     qsort(config->lanes, len, sizeof(config->lanes[0]), by_namespace);
@@ -86,8 +96,10 @@ void finish_lanes(struct reader *reader)
                     "'targets': two texts of 'database' have the same digest, '%s'; write one otherwise",
                     config->lanes[i].namespace);
     config->targets->lanes = (uint32_t)len;
+    for (size_t i = 0; i < len; i++)
+        config->targets->merges[i] = config->lanes[i].merge;
     for (size_t i = 0; i < config->targets->len; i++)
-        config->targets->items[i].lane = lane_of(config, config->targets->items[i].database);
+        config->targets->items[i].lane = (uint8_t)lane_of(config, &config->targets->items[i]);
 }
 
 void config_of_lane(const struct config *config, size_t lane, struct config *ret_config)
@@ -97,6 +109,8 @@ void config_of_lane(const struct config *config, size_t lane, struct config *ret
     if (lane == 0)
         return;
     ret_config->namespace = ret_config->lanes[lane].namespace;
+    if (config->lanes[lane].database[0] == '\0')
+        return;
     ret_config->postgres.url = ret_config->lanes[lane].database;
     ret_config->postgres.password = NULL;
 }
@@ -106,7 +120,7 @@ bool config_lanes_equal(const struct config *a, const struct config *b)
     if (a->lanes_len != b->lanes_len)
         return false;
     for (size_t i = 0; i < a->lanes_len; i++)
-        if (strcmp(a->lanes[i].database, b->lanes[i].database) != 0)
+        if (a->lanes[i].merge != b->lanes[i].merge || strcmp(a->lanes[i].database, b->lanes[i].database) != 0)
             return false;
     return true;
 }

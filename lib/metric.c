@@ -199,6 +199,42 @@ enum reject metric_parse(struct span line, struct metric *ret_metric)
     return reject;
 }
 
+/* Of a line that is known to be right. */
+static enum reject extreme_of_values(struct span values, enum merge merge, int64_t *ret_micros)
+{
+    for (bool first = true; values.ptr; first = false) {
+        int64_t micros;
+        if (decimal_parse(text_split(&values, ':'), &micros) != DECIMAL_OK || micros % MICROS_PER_UNIT != 0)
+            return REJECT_VALUE;
+        *ret_micros = first ? micros : merge_extreme(merge, *ret_micros, micros);
+    }
+    return REJECT_NONE;
+}
+
+enum reject metric_take_extreme(struct metric *metric, enum merge merge)
+{
+    struct span rest = metric->line, values;
+    enum reject reject;
+    uint64_t rate;
+
+    if (find_verb(rest))
+        return metric->micros % MICROS_PER_UNIT == 0 ? REJECT_NONE : REJECT_VALUE;
+    values = text_split(&rest, '|');
+    (void)text_split(&values, ':');
+    (void)text_split(&rest, '|');
+    reject = extreme_of_values(values, merge, &metric->micros);
+    while (reject == REJECT_NONE && rest.ptr) {
+        struct span field = text_split(&rest, '|');
+        if (field.len > 0 && field.ptr[field.len - 1] == '\r')
+            field.len--;
+        if (field.len > 0 && field.ptr[0] == '@' &&
+            (decimal_parse_rate((struct span){field.ptr + 1, field.len - 1}, &rate) != DECIMAL_OK ||
+             rate != RATE_ONE))
+            reject = REJECT_RATE;
+    }
+    return reject;
+}
+
 /* ":1|c" */
 #define PLAIN_TAIL_MIN 4
 

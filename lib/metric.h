@@ -8,6 +8,7 @@
 
 #include "lib/decimal.h"
 #include "lib/keyspace.h"
+#include "lib/merge.h"
 
 /* Why a line is not counted. REJECT_NONE is no reason: the line counts. */
 enum reject {
@@ -49,6 +50,11 @@ MUST_CHECK enum reject metric_parse(struct span line, struct metric *ret_metric)
  * returns is rubbish. */
 MUST_CHECK size_t metric_parse_plain(struct span text, struct metric *ret_metrics, size_t max,
                                      size_t *ret_taken);
+
+/* Of a metric whose key does not add up: makes `micros` the greatest or least of the line's values. Fractions
+ * and rates are rejected: what is left over of a value can't be carried, and a sampled maximum not be scaled.
+ */
+MUST_CHECK enum reject metric_take_extreme(struct metric *metric, enum merge merge);
 
 /* Writes the key with its tags in canonical form into `buf` and its length into `ret_len`. */
 MUST_CHECK enum reject metric_canonical_key(const struct metric *metric, char buf[KEY_LEN_MAX],

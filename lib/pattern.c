@@ -318,10 +318,21 @@ bool pattern_overlaps(const struct pattern *a, const struct pattern *b)
     return false;
 }
 
+static bool is_alike(const struct pattern *a, const struct pattern *b)
+{
+    bool alike = a->gaps_len == b->gaps_len && a->star == b->star;
+
+    for (size_t i = 0; alike && i <= a->gaps_len; i++)
+        alike = span_equal(a->literals[i], b->literals[i]);
+    return alike;
+}
+
 bool pattern_covers(const struct pattern *a, const struct pattern *b)
 {
     struct span prefix = a->literals[0];
 
+    if (is_alike(a, b))
+        return true;
     if (a->gaps_len != 1 || a->star != 0 || a->literals[1].len > 0)
         return false;
     return b->literals[0].len >= prefix.len && memcmp(b->literals[0].ptr, prefix.ptr, prefix.len) == 0;

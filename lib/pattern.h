@@ -43,7 +43,8 @@ bool pattern_expand(const struct pattern *pattern, const struct span *values, ch
 /* Whether there is a text that matches both. */
 bool pattern_overlaps(const struct pattern *a, const struct pattern *b);
 
-/* Whether `a` is seen to match all that `b` does: when it is literal bytes and a "*" at the end. */
+/* Whether `a` is seen to match all that `b` does: when it is literal bytes and a "*" at the end, or the same
+ * but for the names of its placeholders. */
 bool pattern_covers(const struct pattern *a, const struct pattern *b);
 
 #endif

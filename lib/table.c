@@ -60,9 +60,11 @@ struct table {
     size_t arena_used; /* of all chunks; what is left over at the end of one counts as used */
     uint32_t shards;
     bool draining;
-    size_t sweep_step;   /* slots freed with each key that is taken, from the first on; 0 = its own */
-    size_t swept;        /* so many have been */
-    struct list lists[]; /* by shard */
+    bool adds;                  /* all members add up */
+    uint8_t merges[SHARDS_MAX]; /* enum merge; by shard */
+    size_t sweep_step;          /* slots freed with each key that is taken, from the first on; 0 = its own */
+    size_t swept;               /* so many have been */
+    struct list lists[];        /* by shard */
 };
 
 static size_t entry_size(size_t key_len)
@@ -170,6 +172,7 @@ struct table *table_new(uint32_t shards, size_t keys_max)
         return NULL;
     table->shards = shards;
     table->keys_max = keys_max;
+    table->adds = true;
     table->mask = SLOTS_MIN - 1;
     table->slots = new_slots(SLOTS_MIN);
     if (!table->slots || !add_chunk(table))
@@ -196,6 +199,28 @@ void table_free(struct table *table)
     free(table->chunks);
     free_slots_of(table->slots, table->mask + 1);
     free(table);
+}
+
+void table_set_merges(struct table *table, const enum merge *of_lanes, uint32_t lanes)
+{
+    assert(table->keys == 0);
+    table->adds = true;
+    for (uint32_t shard = 0; shard < table->shards; shard++) {
+        table->merges[shard] = (uint8_t)of_lanes[shard / (table->shards / lanes)];
+        table->adds &= table->merges[shard] == MERGE_ADD;
+    }
+}
+
+void table_copy_merges(struct table *table, const struct table *from)
+{
+    assert(table->shards == from->shards);
+    table->adds = from->adds;
+    memcpy(table->merges, from->merges, sizeof(table->merges));
+}
+
+enum merge table_merge(const struct table *table, uint64_t hash)
+{
+    return table->adds ? MERGE_ADD : (enum merge)table->merges[keyspace_shard(hash, table->shards)];
 }
 
 void table_set_keys_max(struct table *table, size_t keys_max)
@@ -330,13 +355,16 @@ static bool in_range(int64_t micros)
 static inline enum table_result add(struct table *table, const struct table_item *item)
 {
     struct slot *slot = find_slot(table, item->key, item->hash);
+    enum merge merge = table_merge(table, item->hash);
     struct entry *entry;
     int64_t sum;
 
     if (slot->entry_at == 0)
         return insert(table, slot, item);
     entry = entry_at(table, slot->entry_at);
-    if (__builtin_add_overflow(entry->micros, item->micros, &sum) || !in_range(sum))
+    if (__builtin_expect(merge != MERGE_ADD, false))
+        sum = merge_extreme(merge, entry->micros, item->micros);
+    else if (__builtin_add_overflow(entry->micros, item->micros, &sum) || !in_range(sum))
         return TABLE_RANGE;
     entry->micros = sum;
     entry->events += item->events;

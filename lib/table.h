@@ -10,7 +10,7 @@
 #ifndef LIB_TABLE_H
 #define LIB_TABLE_H
 
-#include "lib/util.h"
+#include "lib/merge.h"
 
 struct table;
 
@@ -34,6 +34,16 @@ enum table_result {
 struct table *table_new(uint32_t shards, size_t keys_max);
 void table_free(struct table *table);
 
+/* How the members of its shards merge, which are those of so many lanes, numbered through; by default they
+ * add up. Only while it is empty. */
+void table_set_merges(struct table *table, const enum merge *of_lanes, uint32_t lanes);
+
+/* The same as another one of as many shards. */
+void table_copy_merges(struct table *table, const struct table *from);
+
+/* Of the members with such a hash. */
+enum merge table_merge(const struct table *table, uint64_t hash);
+
 /* Takes effect for keys to come; keys already there stay. */
 void table_set_keys_max(struct table *table, size_t keys_max);
 
@@ -42,7 +52,7 @@ void table_set_keys_max(struct table *table, size_t keys_max);
 MUST_CHECK enum table_result table_add(struct table *table, const struct table_item *item);
 
 /* Adds less than a unit that is left over of increments which were there before, in the shard that they were
- * in; TABLE_RANGE is no outcome, as it may go that far beyond the range. */
+ * in, and which adds up; TABLE_RANGE is no outcome, as it may go that far beyond the range. */
 MUST_CHECK enum table_result table_carry(struct table *table, uint32_t shard, struct span key,
                                          int64_t micros);
 

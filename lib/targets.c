@@ -84,7 +84,8 @@ struct route targets_route(const struct targets *targets, struct span key)
     const struct target *target = targets_routes(targets) ? targets_find(targets, key) : NULL;
 
     if (target)
-        route = (struct route){span_is(key, OVERFLOW_KEY) ? 0 : target->lane, target->bucket_s};
+        route = (struct route){span_is(key, OVERFLOW_KEY) ? 0 : target->lane, target->bucket_s, MERGE_ADD};
+    route.merge = targets->merges[route.lane];
     for (size_t i = 0; targets->bucket_s > 0 && i < targets->fanouts_len; i++) {
         const struct fanout *fanout = &targets->fanouts[i];
         if (fanout->bucket_s != 0 && fanout->bucket_s != route.bucket_s &&

@@ -8,7 +8,9 @@
 #ifndef LIB_TARGETS_H
 #define LIB_TARGETS_H
 
+#include "lib/lanes.h"
 #include "lib/member.h"
+#include "lib/merge.h"
 #include "lib/pattern.h"
 
 #define TARGETS_MAX        256
@@ -39,7 +41,8 @@ struct target {
     char *value;             /* the column that counts */
     char *touch;             /* the column that holds the time of the last event; "" = none */
     char *database;          /* where the table is, a conninfo or URI; "" = postgres.url */
-    uint8_t lane;            /* which of the config's lanes that is */
+    enum merge merge;        /* how a delta and its row become one */
+    uint8_t lane;            /* which of the config's lanes both make */
     enum target_missing missing;
     struct target_rollup rollups[TARGET_ROLLUPS_MAX];
     size_t rollups_len;
@@ -63,6 +66,7 @@ struct targets {
     size_t fanouts_len;
     int64_t bucket_s; /* divides all buckets of all targets; 0 = no target has rollups */
     uint32_t lanes; /* how many the config has; keys of no target are in the first, and so is OVERFLOW_KEY */
+    enum merge merges[LANES_MAX]; /* of each lane */
     _Atomic unsigned references;
 };
 
@@ -88,11 +92,12 @@ struct route {
     /* How fine its bucket has to be: it divides the finest bucket of its own target and those of the keys
      * that it is fanned out to; 0 = no matter. */
     int64_t bucket_s;
+    enum merge merge; /* of the lane */
 };
 
 struct route targets_route(const struct targets *targets, struct span key);
 
-/* Whether there are keys for which the answer is not {0, 0}. NULL is no targets. */
+/* Whether there are keys for which the answer is not all 0. NULL is no targets. */
 static inline bool targets_routes(const struct targets *targets)
 {
     return targets && (targets->bucket_s > 0 || targets->lanes > 1);

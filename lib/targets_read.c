@@ -210,13 +210,22 @@ static void read_missing(struct reader *reader, const cJSON *object, const char 
 }
 
 /* How a delta and its row become one. */
-static void check_merge(struct reader *reader, const cJSON *object, const char *place)
+static void read_merge(struct reader *reader, const cJSON *object, const char *place, struct target *target)
 {
     const char *text = text_of(reader, object, place, "merge", 16);
+    enum merge merge = MERGE_ADD;
 
-    if (text && strcmp(text, "add") != 0)
-        mistake(reader, "'%s.merge' is '%s'; it takes add: this version has no other way to count", place,
-                text);
+    while (text && merge < MERGE_COUNT && strcmp(text, merge_name(merge)) != 0)
+        merge++;
+    if (merge == MERGE_COUNT)
+        mistake(reader, "'%s.merge' is '%s'; it takes add, max or min", place, text);
+    else if (merge != MERGE_ADD && strcmp(target->table, COUNTERS_TABLE) == 0)
+        mistake(reader,
+                "'%s.merge' is '%s'; " COUNTERS_TABLE
+                " holds sums, which the audit compares: a table of your own can take it",
+                place, text);
+    else
+        target->merge = merge;
 }
 
 /* Reads the column `name` into *field. In our own table the column is the one it has, `fixed`. */
@@ -290,7 +299,7 @@ static void read_target(struct reader *reader, const cJSON *object, const char *
     read_column(reader, object, place, "touch", ours ? "last_seen" : NULL, &target->touch);
     database = text_of(reader, object, place, "database", DATABASE_LEN_MAX);
     set_text(reader, &target->database, database ? database : "");
-    check_merge(reader, object, place);
+    read_merge(reader, object, place, target);
     target->missing = ours ? MISSING_INSERT : MISSING_PARK;
     read_missing(reader, object, place, target);
     if (ours && target->missing != MISSING_INSERT)
@@ -429,8 +438,7 @@ static void check_reachable(struct reader *reader, const struct targets *targets
         const struct target *target = &targets->items[i];
         for (size_t j = 0; j < i; j++) {
             const struct target *before = &targets->items[j];
-            if (strcmp(before->match, target->match) != 0 &&
-                !pattern_covers(before->pattern, target->pattern))
+            if (!pattern_covers(before->pattern, target->pattern))
                 continue;
             mistake(reader,
                     "'targets[%zu].match': '%s' is never reached, as 'targets[%zu]' ('%s') comes first", i,
@@ -454,6 +462,42 @@ static void check_loops(struct reader *reader, const struct targets *targets, si
                         "would "
                         "be a loop or a chain; narrow the match, and name all keys in one 'also'",
                         index, i, j, targets->fanouts[j].match);
+}
+
+/* The merge that all keys of the pattern have. Those without a target are parked in the first lane. False
+ * when they may have several. */
+static bool merge_of_keys(const struct targets *targets, const struct pattern *keys, enum merge *ret_merge)
+{
+    bool is_one = pattern_placeholders(keys) == 0 && !pattern_is_open(keys), all = false;
+    unsigned merges = 0;
+
+    for (size_t i = 0; i < targets->len && !all; i++) {
+        const struct target *target = &targets->items[i];
+        if (!pattern_overlaps(keys, target->pattern))
+            continue;
+        merges |= 1u << target->merge;
+        all = is_one || pattern_covers(target->pattern, keys);
+    }
+    if (!all)
+        merges |= 1u << MERGE_ADD;
+    *ret_merge = merges & 1u << MERGE_MAX ? MERGE_MAX : merges & 1u << MERGE_MIN ? MERGE_MIN : MERGE_ADD;
+    return merges == 1u << *ret_merge;
+}
+
+/* What is made of a sum is no maximum of its events, nor the other way round. */
+static void check_merges(struct reader *reader, const struct targets *targets, size_t index)
+{
+    const struct fanout *fanout = &targets->fanouts[index];
+    enum merge merge, also;
+    bool one = merge_of_keys(targets, fanout->pattern, &merge);
+
+    for (size_t i = 0; i < fanout->also_len; i++)
+        if (!merge_of_keys(targets, fanout->also[i], &also) || !one || also != merge)
+            mistake(
+                reader,
+                "'fanout[%zu].also[%zu]': the rule's match '%s' and the keys it makes may be of targets with "
+                "different 'merge'; narrow the match, or the targets'",
+                index, i, fanout->match);
 }
 
 /* How fine a bucket those keys may need that the rule makes. */
@@ -489,6 +533,8 @@ void finish_targets(struct reader *reader)
     check_reachable(reader, targets);
     for (size_t i = 0; i < targets->fanouts_len; i++)
         check_loops(reader, targets, i);
+    for (size_t i = 0; i < targets->fanouts_len && !reader->failed; i++)
+        check_merges(reader, targets, i);
     for (size_t i = 0; i < targets->len; i++)
         targets->bucket_s = bucket_divisor(targets->bucket_s, targets->items[i].bucket_s);
     for (size_t i = 0; i < targets->fanouts_len && !reader->failed; i++)

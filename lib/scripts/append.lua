@@ -5,6 +5,8 @@
 -- With a client's token there is an eighth key, its marker, and behind events come the marker's value and its TTL in
 -- seconds; the writer is made of the token, its seq is 1. The marker is all that Redis keeps of it (nothing in writers
 -- or durable), so it goes by itself. A batch without members leaves nothing but the marker.
+-- With an odd number of arguments the last one says how this shard's members merge, if they do not add up: max or
+-- min. What was accepted then is by how much the scores have changed, so that it is what all sets and the ledger hold.
 -- Returns OK|DUP and the writer's durable seq; GAP and the last seq that is here; OTHER when the marker has another
 -- value; FULL when a score would leave the range in which a double is exact: the batch fits again after the next seal.
 -- Redis does not undo a script that fails half way, so everything that can fail is looked at before the first
@@ -13,6 +15,7 @@ local open, meta, writers, durable, open_seqs = KEYS[1], KEYS[3], KEYS[4], KEYS[
 local writer, seq, known, events = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local marker, value, ttl = KEYS[8], ARGV[5], tonumber(ARGV[6])
 local first_member = marker and 7 or 5
+local merge = #ARGV % 2 == 1 and table.remove(ARGV) or 'add'
 local EXACT = 9007199254740992
 local TOTAL_MAX = 9.2e18
 
@@ -21,7 +24,8 @@ local function whole(n)
 end
 
 if not writer or writer == '' or not whole(seq) or seq < 1 or not whole(known) or not whole(events)
-    or #ARGV % 2 ~= 0 or (marker and (seq ~= 1 or not value or value == '' or not whole(ttl) or ttl < 1)) then
+    or (merge ~= 'add' and merge ~= 'max' and merge ~= 'min')
+    or (marker and (seq ~= 1 or not value or value == '' or not whole(ttl) or ttl < 1)) then
   return redis.error_reply('BADARG append: malformed arguments')
 end
 
@@ -39,25 +43,53 @@ if seq ~= last + 1 then
   return {'GAP', string.format('%.0f', last)}
 end
 
-local sum, weight = 0, 0
+-- Of what does not add up: member -> what it comes to, a member given twice included; and the members in turn.
+local values, members = {}, {}
+local function extreme(a, b)
+  return (merge == 'max') == (a > b) and a or b
+end
+
+-- The change of accepted, in parts that a double adds up exactly; and what bounds it.
+local changes, sum, weight = {0}, 0, 0
+local function account(change)
+  if math.abs(change) > EXACT - math.abs(changes[#changes]) then
+    changes[#changes + 1] = 0
+  end
+  changes[#changes] = changes[#changes] + change
+  sum = sum + math.abs(change)
+end
+
 for i = first_member, #ARGV, 2 do
-  local delta = tonumber(ARGV[i + 1])
-  if not delta or not string.find(ARGV[i + 1], '^%-?%d+$') or ARGV[i] == '' then
+  local member, delta = ARGV[i], tonumber(ARGV[i + 1])
+  if not delta or not string.find(ARGV[i + 1], '^%-?%d+$') or member == '' then
     return redis.error_reply('BADARG append: malformed member or delta')
   end
-  sum = sum + delta
   weight = weight + math.abs(delta)
+  if merge == 'add' then
+    account(delta)
+  else
+    members[#members + 1] = not values[member] and member or nil
+    values[member] = values[member] and extreme(values[member], delta) or delta
+  end
 end
 if weight > EXACT then
   return redis.error_reply('BADARG append: a batch beyond 2^53')
 end
 
 local opened = redis.call('ZCARD', open) > 0
+for _, member in ipairs(members) do
+  local score = redis.call('ZSCORE', open, member)
+  if score then
+    account(-tonumber(score))
+    values[member] = extreme(tonumber(score), values[member])
+  end
+  account(values[member])
+end
 local state = redis.call('HMGET', meta, 'accepted', 'events', 'open_weight')
 local accepted = tonumber(state[1] or 0)
 -- The weight (sum of absolute deltas) bounds every score of the generation; only beyond it scores are looked at.
-local open_weight = (opened and tonumber(state[3] or 0) or 0) + weight
-if math.abs(accepted) + math.abs(sum) > TOTAL_MAX or tonumber(state[2] or 0) + events > TOTAL_MAX then
+local open_weight = merge == 'add' and (opened and tonumber(state[3] or 0) or 0) + weight or 0
+if math.abs(accepted) + sum > TOTAL_MAX or tonumber(state[2] or 0) + events > TOTAL_MAX then
   return redis.error_reply('RANGE append: the running total of this shard is full')
 end
 if open_weight > EXACT then
@@ -83,8 +115,13 @@ if marker then
     return {'OK', safe}
   end
 end
-for i = first_member, #ARGV, 2 do
-  redis.call('ZINCRBY', open, ARGV[i + 1], ARGV[i])
+if merge == 'add' then
+  for i = first_member, #ARGV, 2 do
+    redis.call('ZINCRBY', open, ARGV[i + 1], ARGV[i])
+  end
+end
+for _, member in ipairs(members) do
+  redis.call('ZADD', open, string.format('%.0f', values[member]), member)
 end
 redis.call('HSET', open_seqs, writer, first .. '-' .. ARGV[2])
 if not marker then
@@ -95,6 +132,8 @@ if not opened then
 end
 redis.call('HSET', meta, 'last_append_ms', now)
 redis.call('HSET', meta, 'open_weight', string.format('%.17g', open_weight))
-redis.call('HINCRBY', meta, 'accepted', string.format('%.0f', sum))
+for _, change in ipairs(changes) do
+  redis.call('HINCRBY', meta, 'accepted', string.format('%.0f', change))
+end
 redis.call('HINCRBY', meta, 'events', ARGV[4])
 return {'OK', safe}

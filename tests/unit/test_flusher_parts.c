@@ -137,8 +137,25 @@ START_TEST(leaves_out_what_the_row_holds_already)
         strcpy(peek.sealed_id, cases[i].sealed_id);
         strcpy(peek.prev_id, cases[i].prev_id);
         strcpy(stored.head_id, cases[i].head_id);
-        ck_assert_int_eq(pending_of_key(&peek, &stored).delta, cases[i].pending);
+        ck_assert_int_eq(pending_of_key(&peek, &stored, MERGE_ADD).delta, cases[i].pending);
+        ck_assert_int_eq(pending_of_key(&peek, &stored, MERGE_ADD).value, 100 + cases[i].pending);
     }
+}
+END_TEST
+
+START_TEST(a_row_will_hold_the_greatest_or_least)
+{
+    struct peek peek = {.in_open = true, .open = -3};
+    struct stored stored = {0};
+
+    ck_assert_int_eq(pending_of_key(&peek, &stored, MERGE_MAX).value, -3);
+    stored = (struct stored){.known = true, .value = -5};
+    ck_assert_int_eq(pending_of_key(&peek, &stored, MERGE_MAX).value, -3);
+    ck_assert_int_eq(pending_of_key(&peek, &stored, MERGE_MIN).value, -5);
+    peek = (struct peek){.in_open = true, .open = -3, .in_sealed = true, .sealed = -9};
+    ck_assert_int_eq(pending_of_key(&peek, &stored, MERGE_MAX).delta, -3);
+    ck_assert_int_eq(pending_of_key(&peek, &stored, MERGE_MIN).value, -9);
+    ck_assert_int_eq(pending_of_key(&(struct peek){0}, &stored, MERGE_MAX).value, -5);
 }
 END_TEST
 
@@ -249,6 +266,7 @@ int main(void)
     tcase_add_test(tests, keeps_many_keys);
     tcase_add_test(tests, writes_arrays_as_postgres_reads_them);
     tcase_add_test(tests, leaves_out_what_the_row_holds_already);
+    tcase_add_test(tests, a_row_will_hold_the_greatest_or_least);
     tcase_add_test(tests, adds_up_what_shards_hold);
     tcase_add_test(tests, keeps_the_largest_keys);
     tcase_add_test(tests, the_worse_failure_decides_the_exit_code);

@@ -113,6 +113,41 @@ START_TEST(the_order_of_targets_does_not_matter)
 }
 END_TEST
 
+#define PEAKS "{\"match\": \"%s.{q}\", \"table\": \"t\", \"value\": \"v\", \"merge\": \"%s\"%s}"
+
+START_TEST(each_merge_makes_one_of_each_database)
+{
+    static const char *const names[] = {"counterd", "counterd@", "counterd@", "counterd@max", "counterd@min"};
+    char text[1024];
+    struct config *config, own;
+    uint32_t lane;
+
+    snprintf(text, sizeof(text), "{\"targets\": [" PEAKS "," PEAKS "," PEAKS "," PEAKS "," SHOP "," REST "]}",
+             "a", "max", "", "b", "min", "", "c", "max", ",\"database\": \"service=shop\"", "d", "max", "");
+    config = must_parse(text);
+    ck_assert_uint_eq(config->lanes_len, ARRAY_LEN(names));
+    for (size_t i = 0; i < ARRAY_LEN(names); i++)
+        ck_assert_int_eq(strncmp(config->lanes[i].namespace, names[i], strlen(names[i])), 0);
+    ck_assert_uint_eq(lane_of(config, "a.x"), lane_of(config, "d.x"));
+    ck_assert_uint_eq(lane_of(config, "other"), 0);
+    lane = lane_of(config, "c.x");
+    ck_assert_uint_ne(lane, lane_of(config, "shop.a"));
+    ck_assert_int_eq(strncmp(config->lanes[lane].namespace,
+                             config->lanes[lane_of(config, "shop.a")].namespace, strlen("counterd@12345678")),
+                     0);
+    ck_assert_str_eq(config->lanes[lane].namespace + strlen("counterd@12345678"), ".max");
+    ck_assert_int_eq(targets_route(config->targets, span_of("c.x")).merge, MERGE_MAX);
+    ck_assert_int_eq(targets_route(config->targets, span_of("b.x")).merge, MERGE_MIN);
+    ck_assert_int_eq(targets_route(config->targets, span_of("shop.a")).merge, MERGE_ADD);
+    config_of_lane(config, lane, &own);
+    ck_assert_str_eq(own.postgres.url, "service=shop");
+    config_of_lane(config, lane_of(config, "b.x"), &own);
+    ck_assert_str_eq(own.namespace, "counterd@min");
+    ck_assert_str_eq(own.postgres.url, config->postgres.url);
+    config_free(config);
+}
+END_TEST
+
 static void must_not_parse(const char *text, const char *complaint)
 {
     struct config *config;
@@ -135,13 +170,13 @@ START_TEST(what_can_not_be_is_refused)
     must_not_parse("{\"namespace\": \"a@12345678\"}", "it takes letters");
     must_not_parse(
         "{\"targets\": [{\"match\": \"*\", \"table\": \"counterd.counters\", \"merge\": \"max\"}]}",
-        "'targets[0].merge' is 'max'; it takes add");
+        "'targets[0].merge' is 'max'; counterd.counters holds sums");
     for (int i = 0; i < LANES_MAX; i++)
         len += snprintf(
             text + len, sizeof(text) - (size_t)len,
             "{\"match\": \"%d.*\", \"table\": \"counterd.counters\", \"database\": \"host=h%d\"},", i, i);
     snprintf(text + len, sizeof(text) - (size_t)len, REST "]}");
-    must_not_parse(text, "'targets[15].database': there may be 15 databases");
+    must_not_parse(text, "'targets[15]': there may be 15 lanes");
 }
 END_TEST
 
@@ -235,6 +270,7 @@ static void add_tests(TCase *tests)
 {
     tcase_add_test(tests, without_databases_there_is_one);
     tcase_add_test(tests, each_database_makes_one_and_the_first_is_always_there);
+    tcase_add_test(tests, each_merge_makes_one_of_each_database);
     tcase_add_test(tests, the_order_of_targets_does_not_matter);
     tcase_add_test(tests, what_can_not_be_is_refused);
     tcase_add_test(tests, a_hash_is_moved_into_any_shard);

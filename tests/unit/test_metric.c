@@ -60,6 +60,36 @@ static struct span canonical(const char *line)
     return (struct span){buf, len};
 }
 
+START_TEST(the_greatest_or_least_of_a_lines_values)
+{
+    static const struct {
+        const char *line;
+        enum reject reject;
+        int64_t max, min;
+    } cases[] = {
+        {"a:1:-5:3|c", REJECT_NONE, 3, -5},     {"a:4.0|c|#x|T12|@1", REJECT_NONE, 4, 4},
+        {"a:-2|c|@1.0\r", REJECT_NONE, -2, -2}, {"INCR a", REJECT_NONE, 1, 1},
+        {"DECR a", REJECT_NONE, -1, -1},        {"INCRBY a -17", REJECT_NONE, -17, -17},
+        {"a:0.5:0.5|c", REJECT_VALUE, 0, 0},    {"INCRBY a 0.5", REJECT_VALUE, 0, 0},
+        {"a:1|c|#x|@0.5", REJECT_RATE, 0, 0},   {"a:1|c|@0.5\r", REJECT_RATE, 0, 0},
+    };
+
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct span line = span_of(cases[i].line);
+        struct metric metric;
+        bool cr = line.ptr[line.len - 1] == '\r';
+        ck_assert_int_eq(metric_parse((struct span){line.ptr, line.len - cr}, &metric), REJECT_NONE);
+        metric.line = line;
+        ck_assert_msg(metric_take_extreme(&metric, MERGE_MAX) == cases[i].reject, "%s", cases[i].line);
+        if (cases[i].reject != REJECT_NONE)
+            continue;
+        ck_assert_int_eq(metric.micros, cases[i].max * MICROS_PER_UNIT);
+        ck_assert_int_eq(metric_take_extreme(&metric, MERGE_MIN), REJECT_NONE);
+        ck_assert_int_eq(metric.micros, cases[i].min * MICROS_PER_UNIT);
+    }
+}
+END_TEST
+
 START_TEST(tags_come_to_the_same_key_in_any_order)
 {
     ck_assert(span_is(canonical("k:1|c|#a,b:,z:1"), "k;a;b=;z=1"));
@@ -212,6 +242,7 @@ static void add_tests(TCase *tests)
     tcase_add_test(tests, tells_key_tags_time_and_ignored_fields);
     tcase_add_test(tests, lines_end_with_lf_or_cr_lf_or_the_text);
     tcase_add_test(tests, a_rejected_line_leaves_the_result_alone);
+    tcase_add_test(tests, the_greatest_or_least_of_a_lines_values);
     tcase_add_test(tests, tags_come_to_the_same_key_in_any_order);
     tcase_add_test(tests, a_key_with_tags_takes_up_to_the_limit);
     tcase_add_test(tests, the_plain_parser_agrees_with_the_whole_one);

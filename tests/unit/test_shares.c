@@ -47,7 +47,7 @@ static const char *spell(const struct world *world, char buf[1024])
         const struct share *share = &world->shares.items[i];
         struct span key = share_key(share, &world->updates);
         int64_t delta;
-        ck_assert(share_delta(share, &world->updates, &delta));
+        ck_assert(share_delta(share, &world->updates, MERGE_ADD, &delta));
         len += (size_t)snprintf(buf + len, 1024 - len, "%u %.*s %lld\n", share->target, (int)key.len, key.ptr,
                                 (long long)delta);
     }
@@ -102,7 +102,11 @@ START_TEST(a_sum_beyond_the_range_is_told)
     ck_assert_int_eq(updates_add(&world.updates, span_of("api.a.calls 7200"), 1), 0);
     ck_assert_int_eq(shares_deal(&world.shares, &world.updates, world.config->targets, 0), 0);
     ck_assert_uint_eq(world.shares.len, 1);
-    ck_assert(!share_delta(&world.shares.items[0], &world.updates, &delta));
+    ck_assert(!share_delta(&world.shares.items[0], &world.updates, MERGE_ADD, &delta));
+    ck_assert(share_delta(&world.shares.items[0], &world.updates, MERGE_MAX, &delta));
+    ck_assert_int_eq(delta, INT64_MAX);
+    ck_assert(share_delta(&world.shares.items[0], &world.updates, MERGE_MIN, &delta));
+    ck_assert_int_eq(delta, 1);
     world_done(&world);
 }
 END_TEST
@@ -173,6 +177,16 @@ START_TEST(statements_hold_names_as_they_were_quoted)
         strstr(upsert, "CAST(i.k1 AS pg_catalog.int4) AS k1, CAST(i.k2 AS x.y) AS k2, i.at"));
     ck_assert_ptr_nonnull(strstr(upsert, "ON CONFLICT (a, \"B\", bucket) DO UPDATE"));
     ck_assert_ptr_nonnull(strstr(upsert, "GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"));
+    free(update);
+    free(upsert);
+    layout.merge = MERGE_MAX;
+    update = statement_update(&layout);
+    layout.merge = MERGE_MIN;
+    upsert = statement_upsert(&layout);
+    ck_assert_ptr_nonnull(strstr(update, "CAST(max(i.delta) AS bigint)"));
+    ck_assert_ptr_nonnull(strstr(update, "SET \"n; --\" = GREATEST(t.\"n; --\", u.delta) FROM u"));
+    ck_assert_ptr_nonnull(strstr(upsert, "CAST(min(i.delta) AS bigint)"));
+    ck_assert_ptr_nonnull(strstr(upsert, "SET \"n; --\" = LEAST(t.\"n; --\", EXCLUDED.\"n; --\")"));
     free(update);
     free(upsert);
 }

@@ -126,6 +126,35 @@ START_TEST(refuses_what_leaves_the_range_and_keeps_the_sum)
 }
 END_TEST
 
+START_TEST(keeps_the_greatest_and_the_least_in_shards_that_do_so)
+{
+    static const enum merge merges[] = {MERGE_ADD, MERGE_MAX, MERGE_MIN};
+    static const int64_t values[] = {-7, MICROS_MAX, -MICROS_MAX, 3};
+    static const int64_t expected[] = {-4, MICROS_MAX, -MICROS_MAX};
+    struct table *table = table_new(3, 10), *copy = table_new(3, 10);
+    struct table_item item;
+
+    table_set_merges(copy, merges, 3);
+    table_copy_merges(table, copy);
+    for (uint32_t shard = 0; shard < 3; shard++) {
+        struct span key = {&"abc"[shard], 1};
+        uint64_t hash = shard_hash(keyspace_hash(key), shard, 3);
+        ck_assert_int_eq(table_merge(table, hash), merges[shard]);
+        for (size_t i = 0; i < ARRAY_LEN(values); i++) {
+            item = (struct table_item){.key = key, .hash = hash, .micros = values[i], .events = 1};
+            ck_assert_int_eq(table_add(table, &item), TABLE_OK);
+        }
+    }
+    for (uint32_t shard = 0; shard < 3; shard++) {
+        ck_assert(table_pop(table, shard, &item));
+        ck_assert_int_eq(item.micros, expected[shard]);
+        ck_assert_uint_eq(item.events, ARRAY_LEN(values));
+    }
+    table_free(table);
+    table_free(copy);
+}
+END_TEST
+
 START_TEST(carries_fractions_even_out_of_the_range_and_tells_them_apart)
 {
     struct table *table = table_new(SHARDS, 10);
@@ -197,6 +226,7 @@ static void add_tests(TCase *tests)
     tcase_add_test(tests, holds_many_keys_and_fills_again);
     tcase_add_test(tests, refuses_keys_beyond_the_limit_but_never_the_overflow_key);
     tcase_add_test(tests, refuses_what_leaves_the_range_and_keeps_the_sum);
+    tcase_add_test(tests, keeps_the_greatest_and_the_least_in_shards_that_do_so);
     tcase_add_test(tests, carries_fractions_even_out_of_the_range_and_tells_them_apart);
     tcase_add_test(tests, many_buckets_of_a_key_stand_in_its_shard_and_not_in_each_others_way);
     tcase_add_test(tests, takes_members_of_any_length);

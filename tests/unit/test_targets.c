@@ -157,6 +157,16 @@ START_TEST(every_mistake_is_named_with_its_place)
          "'fanout[0].also[0]' makes keys that 'fanout[0].match' ('a.{x}') may match, which would be a loop "
          "or a "
          "chain; narrow the match, and name all keys in one 'also'"},
+        {"\"targets\": [" POSTS
+         ", \"merge\": \"max\"}], \"fanout\": [{\"match\": \"a.{x}\", \"also\": [\"post.{x}\"]}]",
+         "'fanout[0].also[0]': the rule's match 'a.{x}' and the keys it makes may be of targets with "
+         "different "
+         "'merge'; narrow the match, or the targets'"},
+        {"\"targets\": [" POSTS ", \"merge\": \"max\"}], \"fanout\": [{\"match\": \"pos*\", \"also\": "
+         "[\"a\"]}]",
+         "'fanout[0].also[0]': the rule's match 'pos*' and the keys it makes may be of targets with "
+         "different "
+         "'merge'; narrow the match, or the targets'"},
         {"\"fanout\": [{\"match\": \"a\", \"also\": [\"b\"]}, {\"match\": \"b\", \"also\": [\"a\"]}]",
          "'fanout[0].also[0]' makes keys that 'fanout[1].match' ('b') may match, which would be a loop or a "
          "chain; narrow the match, and name all keys in one 'also'\n"

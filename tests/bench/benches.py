@@ -12,8 +12,6 @@ RECEIVE = {
     '20 lines, 1 M keys': {'lines': 20, 'keys': 1_000_000},
     '20 lines, 10 k keys, tags': {'lines': 20, 'keys': 10_000, 'tags': True},
     '20 lines, 1 M keys, tags': {'lines': 20, 'keys': 1_000_000, 'tags': True},
-    '1 line, 10 k keys, GSO of 32': {'lines': 1, 'keys': 10_000, 'segments': 32},
-    '20 lines, 10 k keys, GSO of 32': {'lines': 20, 'keys': 10_000, 'segments': 32},
     '1 line, 10 k keys, 100 k/s': {'lines': 1, 'keys': 10_000, 'rate': 100_000},
 }
 

@@ -363,7 +363,7 @@ static void on_watchdog(evutil_socket_t fd, short events, void *data)
 static int feed_watchdog(struct daemon *daemon, struct error *error)
 {
     int64_t ms = systemd_watchdog_ms() / 3;
-    struct timeval interval = {.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000};
+    struct timeval interval = clock_timeval(ms);
 
     if (ms == 0)
         return 0;

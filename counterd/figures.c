@@ -151,7 +151,7 @@ static void take_stored(const struct status_view *view, struct figures *figures,
     for (size_t i = 0; i < view->stats_len; i++) {
         struct stats *stats = view->stats[i];
         figures->memory_age_ms = older(figures->memory_age_ms, &stats->gathered_ms, now_ms);
-        if (!atomic_load(&stats->redis_ready))
+        if (!atomic_load(&stats->redis_ready) || atomic_load(&stats->keyed_away))
             figures->redis_ready = false;
         if (atomic_load(&stats->redis_misfit))
             figures->redis_misfit = true;

@@ -11,6 +11,7 @@
 #include "counterd/listener.h"
 #include "counterd/metrics.h"
 #include "counterd/page.h"
+#include "lib/clock.h"
 #include "lib/targets.h"
 #include "lib/text.h"
 
@@ -372,7 +373,7 @@ static void on_accept_again(evutil_socket_t fd, short events, void *data)
 /* The connection stays in the backlog, and would wake us at once. */
 static void on_accept_error(struct evconnlistener *listener, void *data)
 {
-    struct timeval pause = {.tv_usec = ACCEPT_PAUSE_MS * 1000};
+    struct timeval pause = clock_timeval(ACCEPT_PAUSE_MS);
 
     (void)data;
     if (event_base_once(evconnlistener_get_base(listener), -1, EV_TIMEOUT, on_accept_again, listener,

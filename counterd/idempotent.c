@@ -19,9 +19,6 @@
 /* Each may hold a megabyte. */
 #define UNDER_WAY_MAX 256
 
-/* What happens again and again is logged no more often than this. */
-#define LOG_INTERVAL_MS 10000
-
 struct idempotent {
     struct event_base *base;
     const struct config *config;
@@ -123,15 +120,12 @@ static void refuse_other_body(struct attempt *attempt)
 static void fail_refused(struct attempt *attempt, const char *why)
 {
     struct idempotent *idempotent = attempt->idempotent;
-    int64_t now = clock_monotonic_ms();
     char quoted[LOG_TEXT_BYTES], text[512];
 
     counter_add(&idempotent->stats->redis_errors, 1);
-    if (idempotent->refused_logged_ms == 0 || now - idempotent->refused_logged_ms >= LOG_INTERVAL_MS) {
-        idempotent->refused_logged_ms = now;
+    if (log_is_due(&idempotent->refused_logged_ms))
         log_event(LOG_LEVEL_WARN, "request_refused",
                   "error=%s hint=\"its client was asked to send it again\"", log_quote(quoted, span_of(why)));
-    }
     snprintf(text, sizeof(text),
              "Redis did not take it: %.300s; part of it may be stored: send it again with the same key", why);
     fail(attempt, HTTP_SERVUNAVAIL, text);
@@ -190,18 +184,21 @@ static void on_ready(void *context)
     struct idempotent *idempotent = context;
     struct attempt *attempt, *next;
 
+    atomic_store(&idempotent->stats->keyed_away, false);
     for (attempt = LIST_FIRST(&idempotent->under_way); attempt; attempt = next) {
         next = LIST_NEXT(attempt, link);
         proceed(attempt);
     }
 }
 
-/* The pipeline, whose connection is to the same Redis, tells that it is away. */
+/* The log and the counters have it from the pipeline, whose connection is to the same Redis. */
 static void on_lost(void *context, enum link_state state, const struct error *error)
 {
-    (void)context;
+    struct idempotent *idempotent = context;
+
     (void)state;
-    (void)error;
+    trouble_set(&idempotent->stats->trouble, error->text);
+    atomic_store(&idempotent->stats->keyed_away, true);
 }
 
 static void on_deadline(evutil_socket_t fd, short events, void *data)
@@ -228,15 +225,6 @@ static void on_close(struct evhttp_connection *connection, void *data)
 }
 
 /* --- a request --- */
-
-static void empty(struct table *table)
-{
-    struct table_item item;
-
-    for (uint32_t shard = 0; shard < table_shards(table); shard++)
-        while (table_pop(table, shard, &item))
-            ;
-}
 
 static bool refuse_keys(struct evhttp_request *request)
 {
@@ -354,8 +342,7 @@ static struct attempt *attempt_new(struct idempotent *idempotent, struct once_op
 static void begin(struct idempotent *idempotent, struct evhttp_request *request, struct once_options *options,
                   const struct tally *tally)
 {
-    int64_t timeout_ms = idempotent->config->redis.timeout_ms;
-    struct timeval timeout = {.tv_sec = timeout_ms / 1000, .tv_usec = timeout_ms % 1000 * 1000};
+    struct timeval timeout = clock_timeval(idempotent->config->redis.timeout_ms);
     struct attempt *attempt = attempt_new(idempotent, options);
 
     if (!attempt) {
@@ -399,8 +386,8 @@ void idempotent_post(struct idempotent *idempotent, struct evhttp_request *reque
             ingest_publish(idempotent->ingest);
             begin(idempotent, request, &options, &tally);
         }
-        empty(idempotent->lines);
-        empty(idempotent->table);
+        table_clear(idempotent->lines);
+        table_clear(idempotent->table);
         forget_counts(idempotent);
     }
 }
@@ -420,6 +407,7 @@ struct idempotent *idempotent_new(struct event_base *base, const struct config *
         .base = base, .config = config, .stats = stats, .context = context, .on_done = on_done};
     LIST_INIT(&idempotent->under_way);
     stats_init(&idempotent->parsed);
+    atomic_store(&stats->keyed_away, true);
     idempotent->ingest = ingest_new(&idempotent->parsed);
     /* One more than may be, so that the one too many is seen, and counts nowhere else. */
     idempotent->lines = table_new(config_shards(config), ONCE_KEYS_MAX + 1);

@@ -128,8 +128,7 @@ static void post_plain(struct increments *increments, struct evhttp_request *req
 {
     struct span body = answer_body(request);
     const char *why = unavailable(increments);
-    struct timeval timeout = {.tv_sec = increments->config->redis.timeout_ms / 1000,
-                              .tv_usec = increments->config->redis.timeout_ms % 1000 * 1000};
+    struct timeval timeout = clock_timeval(increments->config->redis.timeout_ms);
     struct posting *posting;
 
     if (why || increments->waiting_len >= WAITING_MAX) {

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 
 #include "counterd/dial.h"
+#include "lib/clock.h"
 #include "lib/keyspace.h"
 #include "lib/log.h"
 
@@ -43,11 +44,6 @@ struct sent {
 
 static void connect_redis(struct link *link);
 
-static struct timeval timeval_ms(int64_t ms)
-{
-    return (struct timeval){.tv_sec = ms / 1000, .tv_usec = (ms % 1000) * 1000};
-}
-
 static void name_redis(const struct link *link, char *buf, size_t buf_bytes)
 {
     redis_address_format(&link->config->redis.address, buf, buf_bytes);
@@ -57,7 +53,7 @@ static void schedule_retry(struct link *link)
 {
     unsigned shift = link->attempt < 8 ? link->attempt : 8;
     int64_t ms = RETRY_MS_MIN << shift;
-    struct timeval pause = timeval_ms(ms < RETRY_MS_MAX ? ms : RETRY_MS_MAX);
+    struct timeval pause = clock_timeval(ms < RETRY_MS_MAX ? ms : RETRY_MS_MAX);
 
     link->attempt++;
     event_add(link->retry, &pause);
@@ -102,7 +98,7 @@ static void give_up(struct link *link, bool misfit, const char *format, ...)
 
 static void arm_deadline(struct link *link)
 {
-    struct timeval timeout = timeval_ms(link->config->redis.timeout_ms + link->patience_ms);
+    struct timeval timeout = clock_timeval(link->config->redis.timeout_ms + link->patience_ms);
 
     event_add(link->deadline, &timeout);
 }
@@ -310,7 +306,7 @@ static void on_deadline(evutil_socket_t fd, short events, void *data)
 
 static void connect_redis(struct link *link)
 {
-    struct timeval timeout = timeval_ms(link->config->redis.timeout_ms);
+    struct timeval timeout = clock_timeval(link->config->redis.timeout_ms);
     char why[256];
     redisAsyncContext *redis = dial(&link->config->redis.address, link->base, why, sizeof(why));
 
@@ -436,7 +432,7 @@ int link_check(const struct config *config, int64_t wait_ms, struct error *error
     struct check check = {.state = LINK_CONNECTING, .error = error, .base = event_base_new()};
     struct link_callbacks callbacks = {
         .context = &check, .on_ready = on_check_ready, .on_lost = on_check_lost};
-    struct timeval wait = timeval_ms(wait_ms);
+    struct timeval wait = clock_timeval(wait_ms);
     struct link *link = check.base ? link_new(check.base, config, &callbacks) : NULL;
 
     if (link) {

@@ -58,15 +58,6 @@ static size_t fill_part(struct once *once, struct once_part *part, struct table 
     return keys_len;
 }
 
-static void empty(struct table *table, uint32_t shards)
-{
-    struct table_item item;
-
-    for (uint32_t shard = 0; shard < shards; shard++)
-        while (table_pop(table, shard, &item))
-            ;
-}
-
 struct once *once_new(const struct once_options *options)
 {
     struct once *once = calloc(1, sizeof(*once));
@@ -80,7 +71,7 @@ struct once *once_new(const struct once_options *options)
         once->parts = calloc(options->shards, sizeof(*once->parts));
     }
     if (!once || !once->keys || !once->items || !once->parts) {
-        empty(options->table, options->shards);
+        table_clear(options->table);
         once_free(once);
         return NULL;
     }

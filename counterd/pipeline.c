@@ -52,7 +52,7 @@ static struct table *filling_table(const struct pipeline *pipeline)
 
 static void arm(struct event *timer, int64_t ms)
 {
-    struct timeval wait = {.tv_sec = ms / 1000, .tv_usec = (ms % 1000) * 1000};
+    struct timeval wait = clock_timeval(ms);
 
     event_add(timer, &wait);
 }

@@ -67,7 +67,7 @@ struct reader {
 
 static void arm(struct reader *reader, int64_t ms)
 {
-    struct timeval wait = {.tv_sec = ms / 1000, .tv_usec = (ms % 1000) * 1000};
+    struct timeval wait = clock_timeval(ms);
 
     event_add(reader->deadline, &wait);
 }

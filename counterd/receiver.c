@@ -39,8 +39,6 @@
 /* Of UDP and Unix sockets together. */
 #define LISTENERS_MAX ((size_t)2 * CONFIG_LISTEN_MAX)
 
-#define LOG_INTERVAL_MS 10000
-
 struct source {
     struct receiver *receiver;
     struct listener *listener;
@@ -246,22 +244,19 @@ int receiver_listen(struct receiver *receiver, struct listener *listener)
 
 void receiver_check_dropped(struct receiver *receiver)
 {
-    int64_t now = clock_monotonic_ms();
     uint64_t dropped = 0;
 
     for (size_t i = 0; i < receiver->sources_len; i++)
         dropped += listener_read_dropped(receiver->sources[i].listener);
     counter_add(&receiver->options.stats->dropped, dropped);
     receiver->dropped_unlogged += dropped;
-    if (receiver->dropped_unlogged == 0 ||
-        (receiver->dropped_logged_ms != 0 && now - receiver->dropped_logged_ms < LOG_INTERVAL_MS))
+    if (receiver->dropped_unlogged == 0 || !log_is_due(&receiver->dropped_logged_ms))
         return;
     log_event(LOG_LEVEL_WARN, "kernel_dropped",
               "datagrams=%" PRIu64
               " hint=\"the receive buffer was full; raise listen.buffer_bytes, or workers\"",
               receiver->dropped_unlogged);
     receiver->dropped_unlogged = 0;
-    receiver->dropped_logged_ms = now;
 }
 
 static void drain_source(struct source *source)

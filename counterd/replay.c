@@ -7,6 +7,7 @@
 #include <sys/queue.h>
 
 #include "counterd/sender.h"
+#include "lib/clock.h"
 #include "lib/log.h"
 
 /* Batches that are in Redis are watched until they are in Postgres: so often. */
@@ -34,7 +35,7 @@ struct replay {
 
 static void watch_later(struct replay *replay)
 {
-    struct timeval pause = {.tv_sec = WATCH_EVERY_MS / 1000, .tv_usec = WATCH_EVERY_MS % 1000 * 1000};
+    struct timeval pause = clock_timeval(WATCH_EVERY_MS);
 
     event_add(replay->watch, &pause);
 }

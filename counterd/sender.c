@@ -23,9 +23,6 @@
 /* A shard that Redis refused is asked again so much later. */
 #define REFUSED_RETRY_MS 250
 
-/* What happens again and again is logged no more often than this. */
-#define LOG_INTERVAL_MS 10000
-
 struct sender {
     struct sender_options options;
     char writer[ID_LEN + 1];
@@ -46,16 +43,6 @@ struct sender {
 static uint32_t shards_of(const struct sender *sender)
 {
     return config_shards(sender->options.config);
-}
-
-static bool is_time_to_log(int64_t *logged_ms)
-{
-    int64_t now = clock_monotonic_ms();
-
-    if (*logged_ms != 0 && now - *logged_ms < LOG_INTERVAL_MS)
-        return false;
-    *logged_ms = now;
-    return true;
 }
 
 static void send_shard(struct sender *sender, uint32_t shard)
@@ -79,7 +66,7 @@ void sender_tell_spool_error(struct sender *sender, const struct error *error)
     counter_add(&sender->options.stats->spool_errors, 1);
     counter_set(&sender->options.stats->spool_error_ms, (uint64_t)clock_monotonic_ms());
     trouble_set(&sender->options.stats->spool_trouble, error->text);
-    if (is_time_to_log(&sender->spool_error_logged_ms))
+    if (log_is_due(&sender->spool_error_logged_ms))
         log_event(LOG_LEVEL_ERROR, "spool_failed",
                   "error=%s hint=\"counting goes on in memory, up to keys_max keys\"",
                   log_quote(quoted, span_of(error->text)));
@@ -170,7 +157,7 @@ bool sender_is_probing(const struct sender *sender)
 
 static void arm_probe(struct sender *sender)
 {
-    struct timeval pause = {.tv_sec = PROBE_MS / 1000, .tv_usec = PROBE_MS % 1000 * 1000};
+    struct timeval pause = clock_timeval(PROBE_MS);
 
     if (!event_pending(sender->probe, EV_TIMEOUT, NULL))
         event_add(sender->probe, &pause);
@@ -247,7 +234,7 @@ static void acknowledge(struct sender *sender, uint32_t shard, uint64_t durable)
 
 static void refuse(struct sender *sender, uint32_t shard, const char *why)
 {
-    struct timeval pause = {.tv_usec = REFUSED_RETRY_MS * 1000};
+    struct timeval pause = clock_timeval(REFUSED_RETRY_MS);
     char quoted[LOG_TEXT_BYTES];
 
     counter_add(&sender->options.stats->redis_errors, 1);
@@ -256,7 +243,7 @@ static void refuse(struct sender *sender, uint32_t shard, const char *why)
     outbox_unsend(sender->outbox, shard);
     sender->refused[shard] = true;
     event_add(sender->retry, &pause);
-    if (is_time_to_log(&sender->refused_logged_ms))
+    if (log_is_due(&sender->refused_logged_ms))
         log_event(LOG_LEVEL_WARN, "append_refused",
                   "shard=%u error=%s hint=\"kept in memory and sent again until it is taken\"", shard,
                   log_quote(quoted, span_of(why)));

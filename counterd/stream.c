@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "counterd/frame.h"
+#include "lib/clock.h"
 
 #define CONNECTIONS_MAX 4096
 #define LISTENERS_MAX   CONFIG_LISTEN_MAX
@@ -308,7 +309,7 @@ static void connection_new(struct streams *streams, struct listener *listener, i
 /* Returns whether there may be more to accept at once. */
 static bool accept_some(struct source *source)
 {
-    struct timeval pause = {.tv_usec = ACCEPT_PAUSE_MS * 1000};
+    struct timeval pause = clock_timeval(ACCEPT_PAUSE_MS);
 
     for (int i = 0; i < ACCEPTS_PER_TURN; i++) {
         int fd = accept4(source->listener->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);

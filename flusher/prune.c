@@ -101,9 +101,9 @@ int prune_requests(struct postgres *postgres, struct source_redis *source, const
     return len < 0 ? len : 0;
 }
 
-/* Statements that give one row with how many rows they have removed. $1 namespace, $2 days, $3 rows at most,
- * $4 the least id of that age: it only helps to find them, as the primary key is the one index. Shards that
- * are being flushed are left out. */
+/* Statements that give one row with how many rows they have removed. $1 namespace, $2 days, $3 rows at most;
+ * of the ledger's $4, the least id of that age: it only helps to find them, as the primary key is the one
+ * index. Shards that are being flushed are left out. */
 static const char prune_ledger[] =
     "WITH old AS (SELECT l.shard, l.gen FROM counterd.ledger AS l"
     " JOIN counterd.shards AS s ON s.namespace = $1 AND s.shard = l.shard"
@@ -120,22 +120,21 @@ static const char prune_ledger[] =
 static const char prune_runs[] =
     "WITH old AS (SELECT id FROM counterd.runs WHERE namespace = $1"
     " AND finished_at < now() - make_interval(days => $2::integer) ORDER BY finished_at LIMIT $3::bigint),"
-    " gone AS (DELETE FROM counterd.runs AS r USING old WHERE r.id = old.id AND $4::text <> '' RETURNING 1)"
+    " gone AS (DELETE FROM counterd.runs AS r USING old WHERE r.id = old.id RETURNING 1)"
     " SELECT count(*) FROM gone";
 
 static int prune_rows(struct postgres *postgres, const struct config *config, const char *sql,
-                      struct error *error)
+                      const char *least_id, struct error *error)
 {
     struct parameters parameters = {0};
     struct pg_result *rows;
-    char floor[ID_LEN + 1];
     int r;
 
-    id_floor(clock_unix_ms() - config->flush.keep_days * 86400000, floor);
     parameters_text(&parameters, config->namespace);
     parameters_bigint(&parameters, config->flush.keep_days);
     parameters_bigint(&parameters, PIECE_ROWS);
-    parameters_text(&parameters, floor);
+    if (least_id)
+        parameters_text(&parameters, least_id);
     r = postgres_execute(postgres, sql, &parameters, &rows, error);
     if (r < 0)
         return r;
@@ -146,13 +145,18 @@ static int prune_rows(struct postgres *postgres, const struct config *config, co
 
 int prune_books(struct postgres *postgres, const struct config *config, struct error *error)
 {
-    static const char *const statements[] = {prune_ledger, prune_runs};
     int64_t until_ms = clock_monotonic_ms() + ENOUGH_MS;
-    int len = 0;
+    char least_id[ID_LEN + 1];
+    int len;
 
-    for (size_t i = 0; i < ARRAY_LEN(statements) && len >= 0; i++)
-        do
-            len = prune_rows(postgres, config, statements[i], error);
-        while (len == PIECE_ROWS && clock_monotonic_ms() < until_ms);
+    id_floor(clock_unix_ms() - config->flush.keep_days * 86400000, least_id);
+    do
+        len = prune_rows(postgres, config, prune_ledger, least_id, error);
+    while (len == PIECE_ROWS && clock_monotonic_ms() < until_ms);
+    if (len < 0)
+        return len;
+    do
+        len = prune_rows(postgres, config, prune_runs, NULL, error);
+    while (len == PIECE_ROWS && clock_monotonic_ms() < until_ms);
     return len < 0 ? len : 0;
 }

@@ -8,6 +8,7 @@
 
 #include "flusher/failure.h"
 #include "flusher/whole.h"
+#include "lib/clock.h"
 
 /* EVALSHA, the script, the number of keys, and the keys. */
 #define SCRIPT_WORDS (3 + SHARD_KEY_COUNT)
@@ -181,8 +182,7 @@ static int introduce(struct redis *redis, struct error *error)
 int redis_connect(struct redis *redis, struct error *error)
 {
     const struct redis_address *address = &redis->config->redis.address;
-    int64_t timeout_ms = redis->config->redis.timeout_ms;
-    struct timeval timeout = {timeout_ms / 1000, timeout_ms % 1000 * 1000};
+    struct timeval timeout = clock_timeval(redis->config->redis.timeout_ms);
     int r;
 
     if (redis->connection)
@@ -210,7 +210,7 @@ int redis_command(struct redis *redis, const char *const *words, struct redisRep
 
 static int set_timeout(struct redis *redis, int64_t ms, struct error *error)
 {
-    struct timeval timeout = {ms / 1000, ms % 1000 * 1000};
+    struct timeval timeout = clock_timeval(ms);
 
     return redisSetTimeout(redis->connection, timeout) == REDIS_OK
                ? 0

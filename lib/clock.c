@@ -24,3 +24,8 @@ int64_t clock_unix_ms(void)
 {
     return read_us(CLOCK_REALTIME) / 1000;
 }
+
+struct timeval clock_timeval(int64_t ms)
+{
+    return (struct timeval){.tv_sec = ms / 1000, .tv_usec = ms % 1000 * 1000};
+}

@@ -3,6 +3,7 @@
 #define LIB_CLOCK_H
 
 #include <stdint.h>
+#include <sys/time.h>
 
 /* Milliseconds that never go back; only differences mean anything. */
 int64_t clock_monotonic_ms(void);
@@ -12,5 +13,8 @@ int64_t clock_monotonic_us(void);
 
 /* Milliseconds since 1970, UTC; may jump. */
 int64_t clock_unix_ms(void);
+
+/* So many milliseconds as libevent and hiredis take them. */
+struct timeval clock_timeval(int64_t ms);
 
 #endif

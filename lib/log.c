@@ -5,7 +5,10 @@
 #include <stdio.h>
 #include <unistd.h>
 
+#include "lib/clock.h"
 #include "lib/error.h"
+
+#define REPEAT_MS 10000
 
 static const char *const level_names[] = {
     [LOG_LEVEL_ERROR] = "error",
@@ -92,4 +95,14 @@ void log_error(enum log_level level, const char *event, const struct error *erro
         log_event(level, event, "error=%s", log_quote(quoted, (struct span){line, len}));
         line += len + (line[len] == '\n');
     } while (*line);
+}
+
+bool log_is_due(int64_t *logged_ms)
+{
+    int64_t now = clock_monotonic_ms();
+
+    if (*logged_ms != 0 && now - *logged_ms < REPEAT_MS)
+        return false;
+    *logged_ms = now;
+    return true;
 }

@@ -35,4 +35,8 @@ const char *log_quote(char buf[LOG_TEXT_BYTES], struct span text);
 struct error;
 void log_error(enum log_level level, const char *event, const struct error *error);
 
+/* For what happens again and again: whether it is ten seconds since this was last true. `*logged_ms` starts
+ * as 0. */
+bool log_is_due(int64_t *logged_ms);
+
 #endif

@@ -515,6 +515,15 @@ bool table_pop(struct table *table, uint32_t shard, struct table_item *ret_item)
     return true;
 }
 
+void table_clear(struct table *table)
+{
+    struct table_item item;
+
+    for (uint32_t shard = 0; shard < table->shards; shard++)
+        while (table_pop(table, shard, &item))
+            ;
+}
+
 bool table_has(const struct table *table, uint32_t shard)
 {
     return table->lists[shard].len > 0;

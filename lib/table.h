@@ -67,6 +67,9 @@ MUST_CHECK size_t table_add_all(struct table *table, const struct table_item *it
 /* Takes one entry of the shard out, in no order; false when the shard has none left. */
 MUST_CHECK bool table_pop(struct table *table, uint32_t shard, struct table_item *ret_item);
 
+/* Takes all of them out. */
+void table_clear(struct table *table);
+
 /* Whether the shard has entries. */
 bool table_has(const struct table *table, uint32_t shard);
 

@@ -157,6 +157,22 @@ class Idempotency(harness.Case):
         harness.wait_until(lambda: (post(counterd, "k") or [0])[0] == 200, what="taken")
         self.assertEqual(self.redis.pending(), SUMS)
 
+    def test_not_ready_without_its_connection(self):
+        """Requests with a key have a connection of their own; /readyz asks for it too."""
+        counterd = self.ready()
+        self.assertEqual(post(counterd, "k")[0], 200)
+        clients = [dict(field.split("=", 1) for field in line.split())
+                   for line in self.redis.call("CLIENT", "LIST").decode().splitlines()]
+        own = [client["id"] for client in clients if client["cmd"].startswith("eval")]
+        self.assertEqual((len(own), len(clients) > 2), (1, True), clients)
+        self.redis.call("CONFIG", "SET", "maxclients", 1)
+        self.redis.call("CLIENT", "KILL", "ID", own[0])
+        harness.wait_until(lambda: counterd.http("/readyz")[0] == 503, what="not ready")
+        self.assertEqual(post(counterd, "l")[0], 503)
+        self.redis.call("CONFIG", "SET", "maxclients", 1000)
+        harness.wait_until(lambda: counterd.http("/readyz")[0] == 200, what="ready again")
+        self.assertEqual(post(counterd, "l")[0], 200)
+
     def test_counterd_killed_between_shards(self):
         """After the home shard, and after any number of the others; what is missing the retry brings."""
         self.migrate()

@@ -1,9 +1,8 @@
-#include <check.h>
 #include <stdio.h>
-#include <stdlib.h>
 
 #include "flusher/audit.h"
 #include "flusher/quarantine.h"
+#include "tests/unit/unit.h"
 
 /* 100 applied, 30 sealed, 7 open; each case changes one thing. */
 static const struct shard_holdings holdings = {
@@ -202,14 +201,8 @@ START_TEST(counts_what_only_the_quarantine_has)
 }
 END_TEST
 
-int main(void)
+static void add_tests(TCase *tests)
 {
-    Suite *suite = suite_create("audit");
-    TCase *tests = tcase_create("audit");
-    SRunner *runner = srunner_create(suite);
-    int failed;
-
-    suite_add_tcase(suite, tests);
     tcase_add_test(tests, what_is_parked_or_dropped_is_not_applied);
     tcase_add_test(tests, balances_at_any_moment_of_a_flush);
     tcase_add_test(tests, stands_on_the_totals_where_a_set_was_too_large);
@@ -219,8 +212,9 @@ int main(void)
     tcase_add_test(tests, leaves_out_of_the_balance_what_redis_forgot);
     tcase_add_test(tests, the_worst_shard_is_the_verdict);
     tcase_add_test(tests, counts_what_only_the_quarantine_has);
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
+
+int main(void)
+{
+    return unit_run("audit", add_tests);
 }

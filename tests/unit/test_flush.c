@@ -1,9 +1,7 @@
-#include <check.h>
-#include <stdlib.h>
-
 #include "flusher/failure.h"
 #include "flusher/flush.h"
 #include "tests/unit/memory_store.h"
+#include "tests/unit/unit.h"
 
 /* --- a small world: two writers that go on appending while flushers come, fail and die --- */
 
@@ -885,15 +883,8 @@ START_TEST(judges_quarantine_before_all_else)
 }
 END_TEST
 
-int main(void)
+static void add_tests(TCase *tests)
 {
-    Suite *suite = suite_create("flush");
-    TCase *tests = tcase_create("flush");
-    SRunner *runner = srunner_create(suite);
-    int failed;
-
-    tcase_set_timeout(tests, 60);
-    suite_add_tcase(suite, tests);
     tcase_add_test(tests, flushes_what_is_open);
     tcase_add_test(tests, an_empty_shard_is_fresh_and_touches_no_sink);
     tcase_add_test(tests, a_pass_takes_what_came_after_the_recovered_generation);
@@ -924,8 +915,9 @@ int main(void)
     tcase_add_test(tests, a_total_beyond_64_bits_is_refused_and_stays);
     tcase_add_test(tests, judges_by_ledger_and_vector);
     tcase_add_test(tests, judges_quarantine_before_all_else);
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
+
+int main(void)
+{
+    return unit_run("flush", add_tests);
 }

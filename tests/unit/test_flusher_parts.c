@@ -1,6 +1,4 @@
-#include <check.h>
 #include <stdio.h>
-#include <stdlib.h>
 
 #include "flusher/failure.h"
 #include "flusher/partitions.h"
@@ -8,6 +6,7 @@
 #include "flusher/pgarray.h"
 #include "flusher/updates.h"
 #include "flusher/whole.h"
+#include "tests/unit/unit.h"
 
 START_TEST(takes_whole_numbers_only)
 {
@@ -251,14 +250,8 @@ START_TEST(a_bucket_expires_by_the_longest_retention_of_its_lane)
 }
 END_TEST
 
-int main(void)
+static void add_tests(TCase *tests)
 {
-    Suite *suite = suite_create("flusher parts");
-    TCase *tests = tcase_create("parts");
-    SRunner *runner = srunner_create(suite);
-    int failed;
-
-    suite_add_tcase(suite, tests);
     tcase_add_test(tests, takes_whole_numbers_only);
     tcase_add_test(tests, takes_ranges_in_order_only);
     tcase_add_test(tests, sums_stop_at_the_end_of_the_range);
@@ -271,8 +264,9 @@ int main(void)
     tcase_add_test(tests, keeps_the_largest_keys);
     tcase_add_test(tests, the_worse_failure_decides_the_exit_code);
     tcase_add_test(tests, a_bucket_expires_by_the_longest_retention_of_its_lane);
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
+
+int main(void)
+{
+    return unit_run("flusher_parts", add_tests);
 }

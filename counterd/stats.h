@@ -126,7 +126,7 @@ struct stats {
     struct histogram append; /* from sending a batch to its acknowledgement */
     struct histogram gather; /* from the first increment of a table until all of the table is in Redis */
     _Atomic bool redis_ready;
-    _Atomic bool keyed_away;   /* the connection that requests with an Idempotency-Key have of their own */
+    _Atomic bool keyed_away;   /* requests with an Idempotency-Key have no connection */
     _Atomic bool redis_misfit; /* not ready because it can't be used as configured */
     struct trouble trouble, spool_trouble;
     struct samples samples;

@@ -135,15 +135,16 @@ static int open_inet(struct listener *listener, const struct listener_options *o
     return 0;
 }
 
-/* Whether a process hears on the socket at the path; if not, it is left over from one that was killed. */
-static bool is_alive(const union any_address *address)
+/* Whether nobody hears on the socket at the path: it is left over from a process that was killed. One of
+ * another kind, or that we may not write to, is somebody's. */
+static bool is_dead(const union any_address *address)
 {
     int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    bool alive = fd >= 0 && connect(fd, &address->any, sizeof(address->local)) == 0;
+    bool dead = fd >= 0 && connect(fd, &address->any, sizeof(address->local)) < 0 && errno == ECONNREFUSED;
 
     if (fd >= 0)
         close(fd);
-    return alive;
+    return dead;
 }
 
 static int open_unix(struct listener *listener, const struct listener_options *options, struct error *error)
@@ -155,7 +156,7 @@ static int open_unix(struct listener *listener, const struct listener_options *o
     listener->fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (listener->fd < 0)
         return bind_error(options, errno, error);
-    if (lstat(options->address, &status) == 0 && S_ISSOCK(status.st_mode) && !is_alive(&address))
+    if (lstat(options->address, &status) == 0 && S_ISSOCK(status.st_mode) && is_dead(&address))
         unlink(options->address);
     if (bind(listener->fd, &address.any, sizeof(address.local)) < 0)
         return bind_error(options, errno, error);

@@ -390,7 +390,10 @@ void pipeline_set_limits(struct pipeline *pipeline, const struct pipeline_limits
 
 bool pipeline_is_crowded(const struct pipeline *pipeline)
 {
-    return table_keys(filling_table(pipeline)) >= pipeline->keys_max / 4 * 3;
+    const struct table *table = filling_table(pipeline);
+
+    /* Of fractions alone no swap makes room. */
+    return table_events(table) > 0 && table_keys(table) >= pipeline->keys_max - pipeline->keys_max / 4;
 }
 
 static void arm_tick(struct pipeline *pipeline, int64_t ms)

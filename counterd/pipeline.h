@@ -51,7 +51,7 @@ void pipeline_free(struct pipeline *pipeline);
  * whole; at once, when nothing is gathered. */
 void pipeline_set_limits(struct pipeline *pipeline, const struct pipeline_limits *limits);
 
-/* The table that fills is nearly full of keys: whoever can wait should, until on_room. */
+/* The table that fills is nearly full of keys: whoever can wait should, until on_room, which comes. */
 bool pipeline_is_crowded(const struct pipeline *pipeline);
 
 /* Something has been received: makes sure that a tick comes. */

@@ -166,6 +166,16 @@ class Sockets(harness.Case):
         self.assertNotEqual(done.code, 0)
         self.assertEqual(path.read_text(), "data")
 
+    def test_a_living_socket_of_another_kind_is_not_removed(self):
+        """Redis's own, say, given by mistake."""
+        path = str(self.redis.path)
+        done = self.program(harness.COUNTERD, "-c", self.write_config(listen={"udp": [], "tcp": [], "unix": [path],
+                                                                              "http": ""}))
+        self.assertEqual(done.code, harness.EXIT_UNAVAILABLE, done)
+        self.assertIn(path, done.err)
+        self.redis.forget_client()
+        self.assertEqual(self.redis.call("PING"), b"PONG")
+
 
 class Reload(harness.Case):
     def test_a_good_file_takes_over_without_closing_a_socket(self):

@@ -102,6 +102,16 @@ class Sync(harness.Case):
         status = counterd.status()
         self.assertEqual((status["table"]["overflow"], status["accepted"], status["pending"]), (0, 400001, 0))
 
+    def test_with_room_for_a_single_key_nobody_waits_for_what_does_not_come(self):
+        """A line that does not count leaves nothing to be stored, so nothing would let the connection go on."""
+        counterd = self.counterd(keys_max=1)
+        stream, answers = self.connect(counterd)
+        stream.sendall(b"junk\n")
+        harness.wait_until(lambda: counterd.status()["received"]["lines"] == 1, what="the line is read")
+        stream.sendall(b"a:1|c\nSYNC x\n")
+        self.assertEqual(answers.readline(), b"SYNCED x\n")
+        self.assertEqual(self.redis.pending(), {"a": 1})
+
 
 if __name__ == "__main__":
     harness.main()

@@ -23,11 +23,11 @@ struct idempotent {
     struct event_base *base;
     const struct config *config;
     struct stats *stats; /* for all to see */
-    /* Of the request that is being parsed: its counts, what its lines add up to, and that with what is fanned
-     * out. */
+    /* Of the request that is being parsed: its counts, what its lines add up to, what that is fanned out to,
+     * and both. */
     struct stats parsed;
     struct ingest *ingest;
-    struct table *lines, *table;
+    struct table *lines, *made, *table;
     struct store *store;
     void *context;
     void (*on_done)(void *context);
@@ -172,7 +172,10 @@ static void on_part(void *context, struct once_part *part, enum once_outcome out
     counter_add(&stats->lines, stored);
     counter_add(&stats->accepted, stored);
     counter_add(&stats->appended, stored);
-    counter_add(&stats->appended_batches, stored > 0);
+    if (outcome == ONCE_APPLIED && part->items_len > 0) {
+        counter_add(&stats->appended_batches, 1);
+        counter_set(&stats->appended_ms, (uint64_t)clock_monotonic_ms());
+    }
     if (outcome == ONCE_REFUSED && !attempt->over)
         fail_refused(attempt, why);
     if (outcome != ONCE_UNKNOWN || attempt->over)
@@ -237,32 +240,42 @@ static bool refuse_keys(struct evhttp_request *request)
     return false;
 }
 
-/* Moves what the lines add up to into the table of what goes to Redis, and fans it out there. False when the
- * request has been refused. */
-static bool spread(struct idempotent *idempotent, struct evhttp_request *request)
+/* Moves the lines, and then what they are fanned out to, into the table of what goes to Redis. Increments are
+ * counted with the lines only. */
+static void add_up(struct idempotent *idempotent, struct table *from, struct fanout_losses *losses)
 {
     const struct targets *targets = idempotent->config->targets;
-    struct fanout_losses losses = {0};
+    bool is_lines = from == idempotent->lines;
     struct table_item item;
 
-    for (uint32_t shard = 0; shard < table_shards(idempotent->lines); shard++) {
-        while (table_pop(idempotent->lines, shard, &item)) {
+    for (uint32_t shard = 0; shard < table_shards(from); shard++) {
+        while (table_pop(from, shard, &item)) {
             enum table_result result;
-            item.hash = member_hash_of(item.key, shard, table_shards(idempotent->table));
+            if (is_lines)
+                fan_out(targets, &item, idempotent->made, losses);
+            else
+                item.events = 0;
+            item.hash = member_hash_of(item.key, shard, table_shards(from));
             result = table_add(idempotent->table, &item);
-            if (result == TABLE_OK)
-                fan_out(targets, &item, idempotent->table, &losses);
-            if (result == TABLE_FULL || losses.overflow > 0)
-                return refuse_keys(request);
-            losses.left_out += result == TABLE_RANGE;
+            losses->overflow += result == TABLE_FULL;
+            losses->left_out += result == TABLE_RANGE;
         }
     }
+}
+
+/* False when the request has been refused. */
+static bool spread(struct idempotent *idempotent, struct evhttp_request *request)
+{
+    struct fanout_losses losses = {0};
+
+    add_up(idempotent, idempotent->lines, &losses);
+    add_up(idempotent, idempotent->made, &losses);
+    if (losses.overflow > 0 || table_keys(idempotent->table) > ONCE_KEYS_MAX)
+        return refuse_keys(request);
     if (losses.left_out > 0)
         answer_error(
             request, ANSWER_UNPROCESSABLE, NULL,
             "'fanout' makes a key of it that is too long, or whose sum is out of range; nothing was counted");
-    else if (table_keys(idempotent->table) > ONCE_KEYS_MAX)
-        return refuse_keys(request);
     return losses.left_out == 0;
 }
 
@@ -387,6 +400,7 @@ void idempotent_post(struct idempotent *idempotent, struct evhttp_request *reque
             begin(idempotent, request, &options, &tally);
         }
         table_clear(idempotent->lines);
+        table_clear(idempotent->made);
         table_clear(idempotent->table);
         forget_counts(idempotent);
     }
@@ -411,14 +425,17 @@ struct idempotent *idempotent_new(struct event_base *base, const struct config *
     idempotent->ingest = ingest_new(&idempotent->parsed);
     /* One more than may be, so that the one too many is seen, and counts nowhere else. */
     idempotent->lines = table_new(config_shards(config), ONCE_KEYS_MAX + 1);
+    idempotent->made = table_new(config_shards(config), ONCE_KEYS_MAX + 1);
     idempotent->table = table_new(config_shards(config), ONCE_KEYS_MAX + 1);
     idempotent->store = store_new(base, config, &callbacks);
-    if (!idempotent->ingest || !idempotent->lines || !idempotent->table || !idempotent->store) {
+    if (!idempotent->ingest || !idempotent->lines || !idempotent->made || !idempotent->table ||
+        !idempotent->store) {
         idempotent_free(idempotent);
         return NULL;
     }
     table_set_merges(idempotent->lines, config->targets->merges, config->targets->lanes);
-    table_set_merges(idempotent->table, config->targets->merges, config->targets->lanes);
+    table_copy_merges(idempotent->made, idempotent->lines);
+    table_copy_merges(idempotent->table, idempotent->lines);
     return idempotent;
 }
 
@@ -434,6 +451,7 @@ void idempotent_free(struct idempotent *idempotent)
         attempt_free(attempt);
     ingest_free(idempotent->ingest);
     table_free(idempotent->lines);
+    table_free(idempotent->made);
     table_free(idempotent->table);
     stats_done(&idempotent->parsed);
     free(idempotent);

@@ -61,6 +61,22 @@ class Fanout(harness.Case):
         self.assertEqual((status["accepted"], status["appended"]["increments"], status["pending"]), (101, 101, 0))
         self.flush_and_audit()
 
+    def test_lines_with_a_key_are_counted_once_in_the_status(self):
+        counterd = self.counterd()
+        harness.wait_until(lambda: counterd.http("/readyz")[0] == 200, what="ready")
+        url = "http://{}:{}/v1/increments".format(*counterd.address("http"))
+        request = urllib.request.Request(url, b"post.views.1:1|c\npost.views.2:1|c\nsite.views:5|c\njunk", method="POST",
+                                         headers={"Idempotency-Key": "k"})
+        with urllib.request.urlopen(request, timeout=harness.DEADLINE_S) as answer:
+            self.assertEqual(json.load(answer)["accepted"], 3)
+        status = counterd.settle(4)
+        self.assertEqual((status["accepted"], status["appended"]["increments"], status["pending"]), (3, 3, 0))
+        self.assertEqual(self.redis.pending(), {"post.views.1": 1, "post.views.2": 1, "views.of.1": 1, "views.of.2": 1,
+                                                "site.views": 7, "site.posts": 2})
+        events = [int(self.redis.call("HGET", meta, "events")) for meta in self.redis.call("KEYS", "*:meta")]
+        self.assertEqual(sum(events), 3)
+        self.flush_and_audit()
+
     def flush_and_audit(self):
         self.migrate()
         self.flush()

@@ -34,6 +34,7 @@ struct pipeline {
     struct event *spool_due;
     struct event *deadline; /* while finishing: Redis has made no progress for so long */
     bool tick_armed, swap_due, finishing, done;
+    bool carried;       /* what the table that fills was given at the start may have made wholes */
     bool away;          /* Redis has been lost, or refused a batch, and acknowledged nothing since */
     bool spooling;      /* tables go to disk, until Redis is back */
     bool spool_swapped; /* since spool_due was last armed for later */
@@ -131,8 +132,9 @@ static void swap(struct pipeline *pipeline)
     pipeline->swap_due = false;
     since_us = pipeline->filling_us;
     pipeline->filling_us = 0;
-    if (table_events(filling_table(pipeline)) == 0)
+    if (table_events(filling_table(pipeline)) == 0 && !pipeline->carried)
         return;
+    pipeline->carried = false;
     pipeline->draining_us = since_us;
     pipeline->filling ^= 1;
     pipeline->swaps++;
@@ -451,6 +453,8 @@ void pipeline_carry(struct pipeline *pipeline, struct span key, int64_t micros)
     if (carry(pipeline, key, micros) != TABLE_OK &&
         carry(pipeline, span_of(OVERFLOW_KEY), micros) != TABLE_OK)
         log_event(LOG_LEVEL_ERROR, "fractions_dropped", "keys=1 hint=\"out of memory\"");
+    pipeline->carried = true;
+    arm_tick(pipeline, pipeline->coalesce_ms);
 }
 
 void pipeline_finish(struct pipeline *pipeline)

@@ -71,7 +71,8 @@ struct pipeline_wait {
 void pipeline_wait(struct pipeline *pipeline, struct pipeline_wait *wait);
 void pipeline_cancel(struct pipeline *pipeline, struct pipeline_wait *wait);
 
-/* Before the loop runs: a fraction that an earlier process has left. */
+/* Before the loop runs: a fraction that an earlier process has left. Those of several workers may make a
+ * whole, which is stored without waiting for a line. */
 void pipeline_carry(struct pipeline *pipeline, struct span key, int64_t micros);
 
 /* Nothing more will be received: stores what is there, giving up when Redis makes no progress for its

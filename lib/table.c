@@ -30,18 +30,17 @@ struct slot {
 
 struct entry {
     int64_t micros;
-    uint64_t events;
-    uint32_t hash; /* as in its slot */
-    uint32_t key_len : 9;
-    uint32_t carried : 23; /* plus CARRIED_BIAS; not kept of OVERFLOW_KEY, which many fractions may come to */
+    uint64_t events : 55;
+    uint64_t key_len : 9;
+    uint32_t hash;   /* as in its slot */
+    int32_t carried; /* not kept of OVERFLOW_KEY, which any number of fractions may come to */
     char key[];
 };
 
-#define CARRIED_BIAS (1u << 22)
-#define CARRIED_MASK ((1u << 23) - 1)
+#define EVENTS_MASK  ((UINT64_C(1) << 55) - 1)
+#define KEY_LEN_MASK ((UINT64_C(1) << 9) - 1)
 
-/* Of a key, what is left of it is carried once per drain, and what it was fanned out to once more. */
-_Static_assert(MEMBER_LEN_MAX < 1 << 9 && 2 * MICROS_PER_UNIT < CARRIED_BIAS, "they fit into their bits");
+_Static_assert(MEMBER_LEN_MAX <= KEY_LEN_MASK, "it fits into its bits");
 
 /* The entries of a shard. Not a chain through them: what is popped next must be known before it is loaded. */
 struct list {
@@ -87,7 +86,7 @@ static void write_entry(struct table *table, uint32_t at, struct span key)
 {
     struct entry *entry = entry_at(table, at);
 
-    entry->key_len = (uint32_t)key.len & 0x1ff;
+    entry->key_len = key.len & KEY_LEN_MASK;
     memcpy(entry->key, key.ptr, key.len);
 }
 
@@ -337,8 +336,8 @@ static __attribute__((noinline)) enum table_result insert(struct table *table, s
         return TABLE_FULL;
     entry = entry_at(table, at);
     entry->micros = item->micros;
-    entry->events = item->events;
-    entry->carried = CARRIED_BIAS;
+    entry->events = item->events & EVENTS_MASK;
+    entry->carried = 0;
     entry->hash = slot_hash(item->hash);
     list->entries_at[list->len++] = at;
     *slot = (struct slot){slot_hash(item->hash), at};
@@ -367,7 +366,7 @@ static inline enum table_result add(struct table *table, const struct table_item
     else if (__builtin_add_overflow(entry->micros, item->micros, &sum) || !in_range(sum))
         return TABLE_RANGE;
     entry->micros = sum;
-    entry->events += item->events;
+    entry->events = (entry->events + item->events) & EVENTS_MASK;
     return TABLE_OK;
 }
 
@@ -388,7 +387,7 @@ enum table_result table_carry(struct table *table, uint32_t shard, struct span k
     struct slot *slot;
     struct entry *entry;
 
-    assert(!table->draining && micros > -MICROS_PER_UNIT && micros < MICROS_PER_UNIT);
+    assert(!table->draining);
     slot = find_slot(table, key, item.hash);
     if (slot->entry_at == 0) {
         enum table_result result = insert(table, slot, &item);
@@ -399,7 +398,7 @@ enum table_result table_carry(struct table *table, uint32_t shard, struct span k
     entry = entry_at(table, slot->entry_at);
     entry->micros += micros;
     if (!span_is(key, OVERFLOW_KEY))
-        entry->carried = (entry->carried + (uint32_t)micros) & CARRIED_MASK;
+        entry->carried += (int32_t)micros;
     return TABLE_OK;
 }
 
@@ -500,7 +499,7 @@ bool table_pop(struct table *table, uint32_t shard, struct table_item *ret_item)
         .key = key_of(entry),
         .micros = entry->micros,
         .events = entry->events,
-        .carried = (int32_t)entry->carried - (int32_t)CARRIED_BIAS,
+        .carried = entry->carried,
     };
     if (table->sweep_step > 0)
         sweep(table);

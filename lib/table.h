@@ -51,8 +51,9 @@ void table_set_keys_max(struct table *table, size_t keys_max);
  * as long as it is there it is added to under the same hash. */
 MUST_CHECK enum table_result table_add(struct table *table, const struct table_item *item);
 
-/* Adds less than a unit that is left over of increments which were there before, in the shard that they were
- * in, and which adds up; TABLE_RANGE is no outcome, as it may go that far beyond the range. */
+/* Adds what is left over of increments which were there before, in the shard that they were in, and which
+ * adds up: less than a unit, or than a unit for each of a hundred tables where they come together at a start.
+ * TABLE_RANGE is no outcome, as it may go that far beyond the range. */
 MUST_CHECK enum table_result table_carry(struct table *table, uint32_t shard, struct span key,
                                          int64_t micros);
 

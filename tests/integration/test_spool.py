@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -36,6 +37,11 @@ class Case(harness.Case):
     def stored(self, expected):
         harness.wait_until(lambda: self.redis.pending() == expected,
                            what=lambda: f"{expected}; {self.redis.pending()}")
+
+    def post(self, counterd, lines):
+        url = "http://{}:{}/v1/increments".format(*counterd.address("http"))
+        with urllib.request.urlopen(url, lines.encode(), harness.DEADLINE_S) as answer:
+            self.assertEqual(answer.status, 200)
 
     def emptied(self):
         harness.wait_until(lambda: not self.segments(), what=lambda: f"no segments: {self.segments()}")
@@ -163,6 +169,42 @@ class Spool(Case):
             self.assertEqual(counterd.stop(), 0, counterd.tail())
         self.flush()
         self.assertEqual(self.counters(), {"a": 2, "b": -1})
+
+    def test_fractions_of_several_workers_make_a_whole_at_the_start(self):
+        """What each table has left of a key comes together in one, where no line may ever come to it again."""
+        counterd = self.counterd()
+        harness.wait_until(lambda: counterd.http("/readyz")[0] == 200, what="ready")
+        counterd.send_udp(["a:0.9|c", "b:0.25|c"])
+        self.post(counterd, "a:0.9|c\nb:0.25|c")
+        counterd.settle(4)
+        self.assertEqual(counterd.stop(), 0, counterd.tail())
+        again = self.counterd("again")
+        self.stored({"a": 1, "b": 0})
+        self.assertEqual(again.stop(), 0, again.tail())
+        self.redis.kill()
+        for n in range(2):
+            again = self.counterd(f"away{n}")
+            self.assertEqual(again.stop(), 0, again.tail())
+        self.redis.start()
+        last = self.counterd("last")
+        last.send_udp(["a:0.2|c", "b:0.5|c"])
+        last.settle(2)
+        self.stored({"a": 2, "b": 1})
+
+    def test_more_than_a_unit_of_fractions_waits_for_redis_over_restarts(self):
+        counterd = self.counterd()
+        harness.wait_until(lambda: counterd.http("/readyz")[0] == 200, what="ready")
+        counterd.send_udp(["a:0.9|c"])
+        self.post(counterd, "a:0.9|c")
+        counterd.settle(2)
+        self.assertEqual(counterd.stop(), 0, counterd.tail())
+        self.redis.kill()
+        for n in range(3):
+            again = self.counterd(f"away{n}")
+            self.assertEqual(again.stop(), 0, again.tail())
+        self.redis.start()
+        self.counterd("last")
+        self.stored({"a": 1})
 
     def test_redis_that_never_answers(self):
         """It takes connections and says nothing: away as well. What was sent has an unknown end, and keeps its number."""

@@ -206,6 +206,31 @@ START_TEST(many_buckets_of_a_key_stand_in_its_shard_and_not_in_each_others_way)
 }
 END_TEST
 
+START_TEST(carries_what_many_workers_have_left)
+{
+    struct table *table = table_new(SHARDS, 10);
+    struct table_item item;
+
+    for (int i = 0; i < 100; i++) {
+        ck_assert_int_eq(carry(table, "up", 900000), TABLE_OK);
+        ck_assert_int_eq(carry(table, "down", -900000), TABLE_OK);
+    }
+    /* Nobody added to them before they had to be put away once more. */
+    ck_assert_int_eq(carry(table, "up", 90000000), TABLE_OK);
+    ck_assert_int_eq(add(table, "up", 7, 1), TABLE_OK);
+    ck_assert_int_eq(add(table, "down", 7, 1), TABLE_OK);
+    item = drain_for(table, "up");
+    ck_assert_int_eq(item.micros - item.carried, 7);
+    ck_assert_int_eq(item.micros, 180000007);
+    ck_assert_int_eq(carry(table, "down", -90000000), TABLE_OK);
+    ck_assert_int_eq(add(table, "down", 7, 1), TABLE_OK);
+    item = drain_for(table, "down");
+    ck_assert_int_eq(item.micros, -89999993);
+    ck_assert_int_eq(item.carried, -90000000);
+    table_free(table);
+}
+END_TEST
+
 START_TEST(takes_members_of_any_length)
 {
     struct table *table = table_new(SHARDS, 1000);
@@ -229,6 +254,7 @@ static void add_tests(TCase *tests)
     tcase_add_test(tests, keeps_the_greatest_and_the_least_in_shards_that_do_so);
     tcase_add_test(tests, carries_fractions_even_out_of_the_range_and_tells_them_apart);
     tcase_add_test(tests, many_buckets_of_a_key_stand_in_its_shard_and_not_in_each_others_way);
+    tcase_add_test(tests, carries_what_many_workers_have_left);
     tcase_add_test(tests, takes_members_of_any_length);
 }
 

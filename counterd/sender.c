@@ -119,8 +119,11 @@ void sender_send(struct sender *sender)
     if (!store_ready(sender->store))
         return;
     load(sender);
-    for (uint32_t shard = 0; shard < shards_of(sender); shard++)
-        send_shard(sender, shard);
+    /* Where the first round found nothing but fractions, nobody is going to answer: what it has made of them
+     * is for a second one. */
+    for (int round = 0; round < 2 && (round == 0 || sender->in_flight == 0); round++)
+        for (uint32_t shard = 0; shard < shards_of(sender); shard++)
+            send_shard(sender, shard);
 }
 
 static void on_retry(evutil_socket_t fd, short events, void *data)
@@ -406,7 +409,9 @@ enum sender_spooled sender_spool(struct sender *sender, size_t batches_max)
     uint32_t idle = 0;
     struct error error;
 
-    while (idle < shards_of(sender)) {
+    /* Twice around: where the table has nothing but fractions, what becomes of them is written when all of
+     * the table has been gone over. */
+    while (idle < 2 * shards_of(sender)) {
         int r;
         if (batches_max == 0)
             return SENDER_SPOOLED_SOME;

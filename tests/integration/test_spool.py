@@ -206,6 +206,25 @@ class Spool(Case):
         self.counterd("last")
         self.stored({"a": 1})
 
+    def test_a_stop_without_redis_stores_what_came_behind_fractions(self):
+        """Of what is fanned out nothing but fractions may be left, in shards that have been gone over already."""
+        self.config["fanout"] = [{"match": "half.{n}", "also": ["twin.{n}"]}]
+        counterd = self.counterd(coalesce_ms=1)
+        counterd.send_udp([f"half.{n}:0.5|c" for n in range(100)])
+        counterd.settle(100)
+        self.redis.kill()
+        counterd.wait_event("redis_lost")
+        counterd.send_udp(["half.1:1|c"])
+        harness.wait_until(lambda: counterd.status()["table"]["keys"] >= 100, what="all is in memory")
+        counterd.send_udp([f"key.{n}:1|c" for n in range(10)])
+        self.assertEqual(counterd.stop(), 0, counterd.tail())
+        self.assertEqual([line["increments"] for line in counterd.events("increments_spooled")], ["11"])
+        self.redis.start()
+        self.counterd("again")
+        harness.wait_until(lambda: self.redis.pending().get("key.9") == 1 and self.redis.pending()["half.1"] == 1,
+                           what=lambda: self.redis.pending())
+        self.emptied()
+
     def test_redis_that_never_answers(self):
         """It takes connections and says nothing: away as well. What was sent has an unknown end, and keeps its number."""
         counterd = self.counterd(redis={"url": self.redis.url, "timeout_ms": 300})

@@ -31,9 +31,11 @@ struct shard {
 struct outbox {
     struct outbox_options options;
     struct table *table; /* that drains; NULL before the first one */
-    struct table *made;  /* what its keys are fanned out to; drains when it is empty */
+    struct table *made;  /* what its keys are fanned out to, and fractions; drains when it is empty */
     struct table *carry; /* that fills */
     const struct targets *targets;
+    bool makes;     /* something of this table has gone to `made` */
+    int64_t unix_s; /* outbox_set_time() */
     struct fanout_losses losses;
     size_t history_bytes;
     uint64_t emptied_events; /* of all shards */
@@ -155,10 +157,16 @@ void outbox_set_history_bytes(struct outbox *outbox, size_t history_bytes)
     bound_history(outbox);
 }
 
+void outbox_set_time(struct outbox *outbox, int64_t unix_s)
+{
+    outbox->unix_s = unix_s;
+}
+
 void outbox_drain(struct outbox *outbox, struct table *table, struct table *carry,
                   const struct targets *targets)
 {
     assert(outbox_drained(outbox));
+    outbox->makes = false;
     outbox->table = table;
     outbox->carry = carry;
     outbox->targets = targets;
@@ -179,7 +187,7 @@ static bool fans_out(const struct outbox *outbox)
 
 bool outbox_fans_out(const struct outbox *outbox)
 {
-    return fans_out(outbox) && !outbox_drained(outbox);
+    return (fans_out(outbox) || outbox->makes) && !outbox_drained(outbox);
 }
 
 bool outbox_stored(const struct outbox *outbox)
@@ -193,16 +201,21 @@ static struct table *draining_table(const struct outbox *outbox)
 }
 
 /* A fraction always finds a place: at worst under OVERFLOW_KEY, so that totals hold. While keys are fanned
- * out it first goes to what is made: two fractions of a key must meet before the table counts as drained, as
- * they may make a whole. */
+ * out, or have buckets, it first goes to what is made: fractions that come together under one member must
+ * meet before the table counts as drained, as they may make a whole. */
 static void carry_fraction(struct outbox *outbox, bool to_made, uint32_t shard, struct span key,
                            int64_t fraction)
 {
     enum table_result result = TABLE_FULL;
+    char member[MEMBER_LEN_MAX];
 
+    if (outbox->targets)
+        key = targets_member_at(outbox->targets, key, outbox->unix_s, member);
     if (to_made)
         result = table_carry(outbox->made, shard, key, fraction);
-    if (result != TABLE_OK)
+    if (result == TABLE_OK)
+        outbox->makes = true;
+    else
         result = table_carry(outbox->carry, shard, key, fraction);
     if (result != TABLE_OK) {
         struct span overflow = span_of(OVERFLOW_KEY);
@@ -217,19 +230,20 @@ static void carry_fraction(struct outbox *outbox, bool to_made, uint32_t shard, 
 static void fill_batch(struct outbox *outbox, uint32_t shard, struct batch *batch)
 {
     struct table *table = draining_table(outbox);
-    bool to_made = table == outbox->table && fans_out(outbox);
+    bool is_source = table == outbox->table;
+    bool has_buckets = outbox->targets && outbox->targets->bucket_s > 0;
     struct table_item item;
 
     while (batch->keys < outbox->options.batch_keys_max && table_pop(table, shard, &item)) {
         int64_t units = item.micros / MICROS_PER_UNIT;
         int64_t fraction = item.micros % MICROS_PER_UNIT;
-        if (to_made)
+        if (is_source && fans_out(outbox))
             fan_out(outbox->targets, &item, outbox->made, &outbox->losses);
         if (fraction != 0)
-            carry_fraction(outbox, to_made, shard, item.key, fraction);
+            carry_fraction(outbox, is_source && (has_buckets || fans_out(outbox)), shard, item.key, fraction);
         if (units != 0 || item.events > 0) {
             batch_put_entry(batch, item.key, units);
-            batch->events += table == outbox->table ? item.events : 0;
+            batch->events += is_source ? item.events : 0;
         }
     }
 }

@@ -65,10 +65,15 @@ void outbox_set_history_bytes(struct outbox *outbox, size_t history_bytes);
 void outbox_drain(struct outbox *outbox, struct table *table, struct table *carry,
                   const struct targets *targets);
 
+/* What time it is, for tables to be drained: a fraction that is left of a bucket which is over by then goes
+ * on in the bucket of that time. 0, as at first: none is over. */
+void outbox_set_time(struct outbox *outbox, int64_t unix_s);
+
 /* Whether all of the table has been acknowledged, or is on disk: another table may be drained. */
 bool outbox_drained(const struct outbox *outbox);
 
-/* Whether the table is fanned out, and what that makes is not there yet, nor on disk. */
+/* Whether the table is fanned out, or fractions of it wait for others, and what that makes is not there yet,
+ * nor on disk. */
 bool outbox_fans_out(const struct outbox *outbox);
 
 /* Whether all that ever came is acknowledged. */

@@ -139,6 +139,7 @@ static void swap(struct pipeline *pipeline)
     pipeline->filling ^= 1;
     pipeline->swaps++;
     fill_table(pipeline);
+    outbox_set_time(pipeline->outbox, clock_unix_ms() / 1000);
     outbox_drain(pipeline->outbox, pipeline->tables[pipeline->filling ^ 1], filling_table(pipeline),
                  pipeline->targets[pipeline->filling ^ 1]);
     pipeline->options.on_room(pipeline->options.context);

@@ -95,6 +95,21 @@ struct route targets_route(const struct targets *targets, struct span key)
     return route;
 }
 
+struct span targets_member_at(const struct targets *targets, struct span member, int64_t unix_s,
+                              char buf[MEMBER_LEN_MAX])
+{
+    int64_t bucket, bucket_s;
+    struct span key = member_split(member, &bucket);
+
+    if (bucket == 0 || bucket + targets->bucket_s > unix_s)
+        return member;
+    bucket_s = targets_route(targets, key).bucket_s;
+    if (bucket + bucket_s > unix_s)
+        return member;
+    bucket = bucket_s > 0 ? unix_s - unix_s % bucket_s : 0;
+    return (struct span){buf, member_write(key, bucket, buf)};
+}
+
 /* Whatever the rules make of the key, some of it perhaps twice, or the key itself. */
 static bool next_of_rules(struct also_walk *walk, char buf[KEY_LEN_MAX], size_t *ret_len)
 {

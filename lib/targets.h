@@ -97,6 +97,11 @@ struct route {
 
 struct route targets_route(const struct targets *targets, struct span key);
 
+/* The member under which what is left of one goes on at that time: the same, until its bucket is over, as
+ * nothing that comes later counts there; then that of the key's bucket by then, written into `buf`. */
+struct span targets_member_at(const struct targets *targets, struct span member, int64_t unix_s,
+                              char buf[MEMBER_LEN_MAX]);
+
 /* Whether there are keys for which the answer is not all 0. NULL is no targets. */
 static inline bool targets_routes(const struct targets *targets)
 {

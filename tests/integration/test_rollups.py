@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """test_rollups - time buckets in Redis, decided when an event is received, and the partitions of counterd.rollups"""
 
+import collections
 import datetime
 import signal
 import sys
@@ -99,6 +100,22 @@ def day(offset):
 
 def name_of(date):
     return f"rollups_{date:%Y%m%d}"
+
+    def test_fractions_of_different_buckets_make_wholes(self):
+        """and of each key no more than one waits in memory, however many buckets it has been counted in"""
+        self.migrate()
+        counterd = self.counterd()
+        last = int(time.time()) - HOUR
+        for n in range(21):
+            counterd.send_udp([f"m.a:0.5|c|T{last - n * MINUTE}", f"h.a:-0.25|c|T{last - n * HOUR}"])
+            counterd.settle(2 * n + 2)
+        self.assertEqual(counterd.status()["table"]["keys"], 2)
+        totals = collections.Counter()
+        for member, value in self.redis.pending().items():
+            totals[member.split()[0]] += value
+        self.assertEqual(totals, {"m.a": 10, "h.a": -5})
+        self.flush()
+        self.assertEqual(self.counters(), {"m.a": 10, "h.a": -5})
 
 
 class Partitions(harness.Case):

@@ -74,14 +74,14 @@ static void tear_down(void)
     table_free(tables[1]);
 }
 
-static void count(int key, int64_t micros)
+static void count_in(int key, int64_t bucket, int64_t micros)
 {
     struct table_item item = {.micros = micros, .events = 1};
-    char name[16];
+    char name[16], member[MEMBER_LEN_MAX];
 
     snprintf(name, sizeof(name), "%d", key);
-    item.key = span_of(name);
-    item.hash = keyspace_hash(item.key);
+    item.key = (struct span){member, member_write(span_of(name), bucket, member)};
+    item.hash = member_hash(keyspace_hash(span_of(name)), bucket, SHARDS);
     ck_assert_int_eq(table_add(tables[filling], &item), TABLE_OK);
     sent_micros[key] += micros;
     if (config && key >= 10 && key < 20) {
@@ -89,6 +89,11 @@ static void count(int key, int64_t micros)
         sent_micros[2] += micros;
     }
     sent_events++;
+}
+
+static void count(int key, int64_t micros)
+{
+    count_in(key, 0, micros);
 }
 
 static int slot_of(struct span key)
@@ -305,6 +310,38 @@ START_TEST(what_is_fanned_out_is_sent_before_the_table_counts_as_drained)
     settle();
     ck_assert_int_eq(units_of(ALL), 1);
     ck_assert_int_eq(units_of(2), 2);
+    check_all_stored();
+    tear_down();
+}
+END_TEST
+
+START_TEST(fractions_of_buckets_that_are_over_make_wholes_and_take_no_memory)
+{
+    enum { START = 1656581400, MINUTES = 30 };
+    static const char text[] = "{\"targets\": [{\"match\": \"*\", \"table\": \"counterd.counters\", "
+                               "\"rollup\": {\"bucket\": \"1m\"}}]}";
+    struct error error;
+
+    set_up_with(SIZE_MAX);
+    ck_assert_int_eq(config_parse("f", span_of(text), &config, &error), 0);
+    for (int64_t minute = 0; minute < MINUTES; minute++) {
+        int64_t bucket = START + 60 * minute;
+        outbox_set_time(outbox, bucket + 30);
+        count_in(0, bucket, 300000);
+        count_in(1, bucket, -500000);
+        count_in(2, bucket + 86400, 500000);
+        settle();
+        /* Those ahead of the clock stay where they are. */
+        ck_assert_uint_le(table_keys(tables[filling]), 2 + (size_t)minute + 1);
+    }
+    ck_assert_int_eq(units_of(0), MINUTES * 3 / 10);
+    ck_assert_int_eq(units_of(1), -MINUTES / 2);
+    ck_assert_int_eq(units_of(2), 0);
+    outbox_set_time(outbox, START + 3 * 86400);
+    count_in(0, START + 3 * 86400, 0);
+    settle();
+    ck_assert_int_eq(units_of(2), MINUTES / 2);
+    ck_assert_uint_eq(table_keys(tables[filling]), 0);
     check_all_stored();
     tear_down();
 }
@@ -621,6 +658,7 @@ static void add_tests(TCase *tests)
 {
     tcase_add_test(tests, fractions_are_carried_until_they_make_a_whole);
     tcase_add_test(tests, what_is_fanned_out_is_sent_before_the_table_counts_as_drained);
+    tcase_add_test(tests, fractions_of_buckets_that_are_over_make_wholes_and_take_no_memory);
     tcase_add_test(tests, a_fraction_that_was_fanned_out_is_not_again_by_later_rules);
     tcase_add_test(tests, a_key_that_came_to_zero_is_sent_all_the_same);
     tcase_add_test(tests, one_batch_in_flight_and_the_same_one_again);

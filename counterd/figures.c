@@ -125,7 +125,8 @@ static void take_spool(const struct status_view *view, struct figures *figures, 
     figures->spool_errors = SUM(view, spool_errors);
     figures->spool_error_ago_ms = ago(view, offsetof(struct stats, spool_error_ms), now_ms);
     figures->spool_bytes_max = config->spool_dir[0] != '\0' ? (uint64_t)config->spool_bytes : 0;
-    figures->to_replay = SUM(view, replay_waiting);
+    figures->to_replay = SUM(view, replay_waiting) + SUM(view, replay_left);
+    figures->spool_bytes = SUM(view, replay_left_bytes);
     figures->on_disk = SUM(view, spool_waiting);
     if (figures->on_disk > figures->pending)
         figures->on_disk = figures->pending;

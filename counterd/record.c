@@ -106,6 +106,14 @@ size_t record_bytes_of(const char fixed[RECORD_FIXED_BYTES])
     return raw.payload_bytes <= RECORD_PAYLOAD_BYTES_MAX ? sizeof(raw) + raw.payload_bytes : 0;
 }
 
+uint64_t record_events_of(const char fixed[RECORD_FIXED_BYTES])
+{
+    struct fixed_bytes raw;
+
+    memcpy(&raw, fixed, sizeof(raw));
+    return raw.events;
+}
+
 /* A length, the member, eight bytes; again and again, to the very end. */
 static bool are_entries(struct span payload, uint32_t keys)
 {

@@ -50,6 +50,9 @@ void record_write_fixed(const struct record *record, char ret_bytes[RECORD_FIXED
 /* How long the record is that begins with these bytes; 0 = alien. */
 size_t record_bytes_of(const char fixed[RECORD_FIXED_BYTES]);
 
+/* How many increments it says that it holds; unchecked. */
+uint64_t record_events_of(const char fixed[RECORD_FIXED_BYTES]);
+
 /* What it gives is safe to walk by batch_next_entry(), and its shard is below `shards`. */
 enum record_result record_read(struct span bytes, uint32_t shards, struct record *ret_record);
 

@@ -29,6 +29,7 @@ struct replay {
     struct stats stats;
     LIST_HEAD(, past) pasts; /* begun, and not wholly in Postgres */
     size_t next;             /* of the writers */
+    struct spool_left *left; /* by writer, of those that were not begun */
     struct event *turn;      /* what a sender calls can't free it */
     struct event *watch;
 };
@@ -120,9 +121,23 @@ static int set_up(struct past *past, struct error *error)
     return r;
 }
 
-/* Returns whether the writer has something to send. */
-static bool begin(struct replay *replay, const char *writer)
+/* They wait too, beside those of the writer that is being sent. */
+static void publish_left(struct replay *replay)
 {
+    struct spool_left sum = {0};
+
+    for (size_t i = 0; i < replay->options.writers.len; i++) {
+        sum.events += replay->left[i].events;
+        sum.bytes += replay->left[i].bytes;
+    }
+    counter_set(&replay->stats.replay_left, sum.events);
+    counter_set(&replay->stats.replay_left_bytes, sum.bytes);
+}
+
+/* Returns whether the writer has something to send. */
+static bool begin(struct replay *replay, size_t index)
+{
+    const char *writer = replay->options.writers.ids[index];
     struct past *past = calloc(1, sizeof(*past));
     struct error error;
 
@@ -131,9 +146,14 @@ static bool begin(struct replay *replay, const char *writer)
     past->replay = replay;
     past->writer = writer;
     LIST_INSERT_HEAD(&replay->pasts, past, link);
-    if (set_up(past, &error) < 0)
+    if (set_up(past, &error) < 0) {
         log_error(LOG_LEVEL_ERROR, "replay_failed", &error);
-    else if (!spool_is_empty(past->spool)) {
+        past_free(past);
+        return false;
+    }
+    replay->left[index] = (struct spool_left){0};
+    publish_left(replay);
+    if (!spool_is_empty(past->spool)) {
         log_event(LOG_LEVEL_INFO, "replaying", "writer=%s batches=%" PRIu64 " increments=%" PRIu64, writer,
                   past->batches, past->events);
         return true;
@@ -150,7 +170,7 @@ static void on_turn(evutil_socket_t fd, short events, void *data)
     (void)fd;
     (void)events;
     while (replay->next < replay->options.writers.len)
-        if (begin(replay, replay->options.writers.ids[replay->next++]))
+        if (begin(replay, replay->next++))
             return;
     watch_later(replay);
 }
@@ -183,12 +203,16 @@ struct replay *replay_new(const struct replay_options *options)
     stats_init(&replay->stats);
     /* Until there is something to send, nothing is missing. */
     atomic_store(&replay->stats.redis_ready, true);
+    replay->left = calloc(options->writers.len, sizeof(*replay->left));
     replay->turn = event_new(options->base, -1, 0, on_turn, replay);
     replay->watch = evtimer_new(options->base, on_watch, replay);
-    if (!replay->turn || !replay->watch) {
+    if (!replay->left || !replay->turn || !replay->watch) {
         replay_free(replay);
         return NULL;
     }
+    for (size_t i = 0; i < options->writers.len; i++)
+        replay->left[i] = spool_measure(options->directory, options->writers.ids[i]);
+    publish_left(replay);
     event_active(replay->turn, EV_TIMEOUT, 0);
     return replay;
 }
@@ -204,6 +228,7 @@ void replay_free(struct replay *replay)
     if (replay->watch)
         event_free(replay->watch);
     stats_done(&replay->stats);
+    free(replay->left);
     free(replay);
 }
 

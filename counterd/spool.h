@@ -64,6 +64,13 @@ struct spool_finder {
 };
 MUST_CHECK int spool_adopt(struct spool *spool, const struct spool_finder *finder, struct error *error);
 
+/* What lies on disk of an earlier process's writer, by what its records say of themselves: nothing is
+ * checked, or told. */
+struct spool_left {
+    uint64_t events, bytes;
+};
+struct spool_left spool_measure(int directory, const char *writer);
+
 /* Opens the namespace's directory in `path`, making it if it is missing, and takes its lock. The file
  * descriptor holds both; close(2) ends it. -EADDRINUSE when another process has it. */
 MUST_CHECK int spool_directory_open(const char *path, const char *namespace, int *ret_directory,

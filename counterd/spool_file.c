@@ -145,6 +145,48 @@ int spool_file_numbers(int directory, const char *writer, uint64_t **ret_numbers
     return 0;
 }
 
+static void measure_file(int fd, struct spool_left *sum)
+{
+    char fixed[RECORD_FIXED_BYTES];
+    uint64_t at = RECORD_HEADER_BYTES, end;
+    struct stat status;
+
+    if (fstat(fd, &status) < 0)
+        return;
+    end = (uint64_t)status.st_size;
+    while (spool_file_read(fd, at, fixed, sizeof(fixed))) {
+        size_t bytes = record_bytes_of(fixed);
+        if (bytes == 0 || bytes > end - at)
+            break;
+        sum->events += record_events_of(fixed);
+        at += bytes;
+    }
+    sum->bytes += at;
+}
+
+struct spool_left spool_measure(int directory, const char *writer)
+{
+    struct spool_left sum = {0};
+    struct error error;
+    uint64_t *numbers;
+    size_t len;
+
+    if (spool_file_numbers(directory, writer, &numbers, &len, &error) < 0)
+        len = 0;
+    for (size_t i = 0; i < len; i++) {
+        char name[SPOOL_NAME_BYTES];
+        int fd;
+        spool_file_name(writer, numbers[i], name);
+        fd = openat(directory, name, O_RDONLY | O_CLOEXEC);
+        if (fd < 0)
+            continue;
+        measure_file(fd, &sum);
+        close(fd);
+    }
+    free(numbers);
+    return sum;
+}
+
 int spool_directory_open(const char *path, const char *namespace, int *ret_directory, struct error *error)
 {
     char name[4096 + NAMESPACE_LEN_MAX + 2];

@@ -116,6 +116,8 @@ struct stats {
     counter spool_errors;               /* writes and reads that failed */
     counter spool_waiting;              /* increments that are on disk and not in Redis; may fall */
     counter replay_waiting;             /* of an earlier process, the same */
+    counter replay_left;                /* the same of its writers whose turn has not come; may fall */
+    counter replay_left_bytes;          /* what that takes on disk; may fall */
     /* Monotonic milliseconds, 0 = never. */
     counter went_back_ms;    /* when Redis was last found to have gone back */
     counter appended_ms;     /* when Redis last took a batch */

@@ -225,6 +225,26 @@ class Spool(Case):
                            what=lambda: self.redis.pending())
         self.emptied()
 
+    def test_all_that_waits_of_several_workers_is_shown(self):
+        """Its writers' batches are sent one after the other, but all of them wait."""
+        counterd = self.counterd(workers=2)
+        self.redis.kill()
+        counterd.wait_event("redis_lost")
+        sent = 0
+        while len({segment.name.split(".")[0] for segment in self.segments()}) < 2:
+            counterd.send_datagrams(counterd.address("udp"), [b"key.%d:1|c" % n for n in range(sent, sent + 20)])
+            sent += 20
+            harness.wait_until(lambda: counterd.status()["spool"]["waiting"] == sent, what="all is on disk")
+        counterd.kill()
+        on_disk = sum(segment.stat().st_size for segment in self.segments())
+        again = self.counterd("again", workers=1)
+        spool = again.status()["spool"]
+        self.assertEqual((spool["to_replay"], spool["bytes"]), (sent, on_disk))
+        self.redis.start()
+        self.stored({f"key.{n}": 1 for n in range(sent)})
+        harness.wait_until(lambda: again.status()["spool"]["bytes"] == 0, what="the disk is empty")
+        self.assertEqual(again.status()["spool"]["to_replay"], 0)
+
     def test_redis_that_never_answers(self):
         """It takes connections and says nothing: away as well. What was sent has an unknown end, and keeps its number."""
         counterd = self.counterd(redis={"url": self.redis.url, "timeout_ms": 300})

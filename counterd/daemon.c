@@ -123,6 +123,12 @@ static int open_listener(struct daemon *daemon, const struct listener_options *o
     return listener_open(listener, options, error);
 }
 
+/* With port 0 the first worker's socket says which port it is. */
+static const char *address_of_sibling(const char *asked, const struct listener *sibling)
+{
+    return asked[0] == ':' ? strrchr(sibling->name, ':') : sibling->name;
+}
+
 static int open_list(struct daemon *daemon, const struct opening *opening, size_t worker,
                      struct listener *listeners, size_t *len, const struct listener *siblings,
                      struct error *error)
@@ -130,8 +136,7 @@ static int open_list(struct daemon *daemon, const struct opening *opening, size_
     for (size_t i = 0; i < opening->list->len; i++) {
         struct listener_options options = {
             .kind = opening->kind,
-            /* With port 0 the first worker's socket says which port it is. */
-            .address = siblings ? siblings[*len].name : opening->list->items[i],
+            .address = opening->list->items[i],
             .buffer_bytes = daemon->config->listen.buffer_bytes,
             .shared = daemon->workers_len > 1 && !opening->first_only,
             .sharing = (uint32_t)worker + 1,
@@ -139,6 +144,8 @@ static int open_list(struct daemon *daemon, const struct opening *opening, size_
         int r;
         if (opening->first_only && worker > 0)
             continue;
+        if (siblings)
+            options.address = address_of_sibling(options.address, &siblings[*len]);
         r = open_listener(daemon, &options, siblings != NULL, &listeners[*len], error);
         if (r < 0)
             return r;

@@ -35,6 +35,15 @@ const char *listener_kind_name(enum listener_kind kind)
     return kind_names[kind];
 }
 
+static bool has_ipv6(void)
+{
+    int fd = socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+    if (fd >= 0)
+        close(fd);
+    return fd >= 0;
+}
+
 /* A host of "" is every address: of both families where the machine has IPv6. */
 static int resolve(const struct listener_options *options, union any_address *ret_address, socklen_t *ret_len,
                    struct error *error)
@@ -52,6 +61,9 @@ static int resolve(const struct listener_options *options, union any_address *re
     if (r < 0)
         return r;
     snprintf(port, sizeof(port), "%u", address.port);
+    /* Asked for either, it would give that of IPv4 first. */
+    if (address.host[0] == '\0')
+        hints.ai_family = has_ipv6() ? AF_INET6 : AF_INET;
     r = getaddrinfo(address.host[0] != '\0' ? address.host : NULL, port, &hints, &found);
     if (r != 0)
         return error_set(error, -EINVAL, "can't resolve '%s': %s", options->address, gai_strerror(r));
@@ -290,19 +302,30 @@ int listener_open(struct listener *listener, const struct listener_options *opti
     return 0;
 }
 
-void listener_shut(struct listener *listener)
+/* A UDP socket that is connected takes datagrams from its peer alone; connected to itself, from nobody. What
+ * is queued stays. (shutdown(2) does not do this for UDP.) */
+static void connect_to_itself(int fd)
 {
+    /* ::ffff:127.0.0.1 */
+    static const struct in6_addr loopback = {{{[10] = 0xff, [11] = 0xff, [12] = 127, [15] = 1}}};
     union any_address address;
     socklen_t len = sizeof(address);
 
+    if (getsockname(fd, &address.any, &len) < 0 || connect(fd, &address.any, len) == 0 ||
+        address.any.sa_family != AF_INET6)
+        return;
+    /* Of both families, where IPv6 has no loopback. */
+    address.v6.sin6_addr = loopback;
+    (void)connect(fd, &address.any, len);
+}
+
+void listener_shut(struct listener *listener)
+{
     if (listener->inherited)
         return;
     switch (listener->kind) {
     case LISTENER_UDP:
-        /* A UDP socket that is connected takes datagrams from its peer alone; connected to itself, from
-         * nobody. What is queued stays. (shutdown(2) does not do this for UDP.) */
-        if (getsockname(listener->fd, &address.any, &len) == 0)
-            (void)connect(listener->fd, &address.any, len);
+        connect_to_itself(listener->fd);
         break;
     case LISTENER_UNIX:
         (void)shutdown(listener->fd, SHUT_RD);

@@ -182,6 +182,20 @@ class Pipeline(harness.Case):
                 self.assertEqual(got.get(key, 0), value, key)
         self.assertEqual(set(got) - set(exact), set())
 
+    def test_a_port_alone_is_every_address(self):
+        counterd = self.counterd(workers=2, listen={"udp": [":0"], "tcp": [":0"], "http": ":0"})
+        udp, tcp = counterd.address("udp")[1], counterd.address("tcp")[1]
+        for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+            counterd.send_datagrams((host, udp), [b"udp:1|c"] * 50, family)
+            with socket.create_connection((host, tcp), harness.DEADLINE_S) as connection:
+                connection.sendall(b"tcp:1|c\n")
+        self.assertEqual(self.stored(counterd, 102), {"udp": 100, "tcp": 2})
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            for n in range(100):
+                sender.sendto(b"last:1|c", ("127.0.0.1", udp))
+        self.assertEqual(counterd.stop(), 0, counterd.tail())
+        self.assertEqual(self.redis.pending(), {"last": 100})
+
 
 if __name__ == "__main__":
     harness.main()

@@ -6,6 +6,7 @@
 #include <event2/http.h>
 #include <event2/keyvalq_struct.h>
 #include <event2/listener.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "counterd/listener.h"
@@ -46,13 +47,19 @@ static void add_header(struct evhttp_request *request, const char *name, const c
 
 static void reply(struct evhttp_request *request, int code, const char *type, const char *text)
 {
-    struct evbuffer *body = evbuffer_new();
+    bool is_head = evhttp_request_get_command(request) == EVHTTP_REQ_HEAD;
+    struct evbuffer *body = is_head ? NULL : evbuffer_new();
+    char len[24];
 
     if (body)
         evbuffer_add(body, text, strlen(text));
     add_header(request, "Content-Type", type);
     add_header(request, "Cache-Control", "no-store");
     add_header(request, "X-Content-Type-Options", "nosniff");
+    /* libevent would send the body all the same, and no length. */
+    snprintf(len, sizeof(len), "%zu", strlen(text));
+    if (is_head)
+        add_header(request, "Content-Length", len);
     evhttp_send_reply(request, code, NULL, body);
     if (body)
         evbuffer_free(body);
@@ -109,27 +116,17 @@ static void on_ready(struct evhttp_request *request, void *data)
 {
     const struct http *http = data;
     const struct reader_look unknown = {0};
-    struct evbuffer *body;
     struct figures figures;
     struct health health;
+    char text[512];
 
     if (!is_get(request))
         return;
     /* What is pending makes no difference here, and a load balancer must not wait. */
     figures_take(http->options.view, &unknown, NULL, &figures);
     health_judge(&figures, &health);
-    if (health.ready) {
-        reply(request, HTTP_OK, "text/plain", "ready\n");
-        return;
-    }
-    body = evbuffer_new();
-    add_header(request, "Content-Type", "text/plain");
-    add_header(request, "Cache-Control", "no-store");
-    if (body)
-        evbuffer_add_printf(body, "not ready: %s\n", health_reason(&health));
-    evhttp_send_reply(request, HTTP_SERVUNAVAIL, NULL, body);
-    if (body)
-        evbuffer_free(body);
+    snprintf(text, sizeof(text), "not ready: %s\n", health_reason(&health));
+    reply(request, health.ready ? HTTP_OK : HTTP_SERVUNAVAIL, "text/plain", health.ready ? "ready\n" : text);
 }
 
 /* The value of a parameter; NULL when it is not there. To be freed with free(). */

@@ -151,6 +151,23 @@ class Increments(harness.Case):
         counterd.settle(1)
         self.assertEqual(self.redis.pending(), {"gone": 1})
 
+    def test_head_is_get_without_its_body(self):
+        """of which something left over would be taken for the beginning of the next answer"""
+        counterd = self.ready()
+        connection = http.client.HTTPConnection(*counterd.address("http"), timeout=harness.DEADLINE_S)
+        self.addCleanup(connection.close)
+        for path in ("/", "/healthz", "/readyz", "/metrics", "/v1/status", "/v1/top", "/v1/counters/a", "/v1/increments",
+                     "/none"):
+            replies = []
+            for method in ("HEAD", "GET"):
+                connection.request(method, path)
+                reply = connection.getresponse()
+                replies.append((reply.status, reply.getheader("Content-Type"), reply.getheader("Content-Length"),
+                                reply.read()))
+            head, got = replies
+            self.assertEqual((head[:2], head[3]), (got[:2], b""), path)
+            self.assertTrue(int(head[2]) > 0 and int(got[2]) == len(got[3]), (path, head))
+
 
 if __name__ == "__main__":
     harness.main()

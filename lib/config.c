@@ -236,7 +236,8 @@ static void read_object(struct reader *reader, const char *section, const cJSON 
             mistake(reader, "'%s' is given twice", name);
             continue;
         }
-        key = find_key(name);
+        /* The dot is how we name them, not how they are written. */
+        key = strchr(item->string, '.') ? NULL : find_key(name);
         if (key) {
             read_value(reader, key, item);
         } else if (section[0] == '\0' && is_section(name)) {

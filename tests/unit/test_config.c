@@ -75,6 +75,9 @@ START_TEST(every_mistake_is_named_with_its_place)
         {"{\"shards\": 0}", "f: 'shards' is 0; it takes a whole number from 1 to 1024"},
         {"{\"shards\": 1.5}", "f: 'shards' is 1.5; it takes a whole number from 1 to 1024"},
         {"{\"shards\": 1e300}", "f: 'shards' is 1e+300; it takes a whole number from 1 to 1024"},
+        {"{\"redis.url\": \"redis://x\", \"redis\": {\"url\": \"redis://y\"}}",
+         "f: 'redis.url' is not a key; allowed here: namespace shards workers listen coalesce_ms keys_max "
+         "history_bytes spool_dir spool_bytes redis idempotency postgres flush targets fanout"},
         {"{\"shards\": 8, \"shards\": 8}", "f: 'shards' is given twice"},
         {"{\"listen\": []}", "f: 'listen' is a list; it takes an object"},
         {"{\"listen\": {\"udp\": \":1\"}}",

@@ -276,6 +276,7 @@ void figures_take(const struct status_view *view, const struct reader_look *look
 {
     struct figures *figures = ret_figures;
     int64_t now_ms = clock_monotonic_ms();
+    uint64_t gone;
 
     memset(figures, 0, sizeof(*figures));
     figures->namespace = view->config->namespace;
@@ -285,8 +286,10 @@ void figures_take(const struct status_view *view, const struct reader_look *look
     /* In this order: who sees n lines received and none pending may rely on all n. */
     figures->lines = SUM(view, lines);
     figures->appended = SUM(view, appended);
+    figures->spool_lost = SUM(view, spool_lost);
     figures->accepted = SUM(view, accepted);
-    figures->pending = figures->accepted > figures->appended ? figures->accepted - figures->appended : 0;
+    gone = figures->appended + figures->spool_lost;
+    figures->pending = figures->accepted > gone ? figures->accepted - gone : 0;
     take_received(view, figures);
     take_stored(view, figures, now_ms);
     take_recent(view, figures, now_ms);

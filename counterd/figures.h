@@ -47,7 +47,8 @@ struct figures {
     uint64_t keys, keys_max, table_bytes, overflow;
     uint64_t keys_max_each; /* of a worker */
     uint64_t fanout_overflow, fanout_left_out;
-    uint64_t pending;       /* accepted increments that are not in Redis: in memory, or on disk */
+    uint64_t pending;       /* accepted increments that are not in Redis, nor lost: in memory, or on disk */
+    uint64_t spool_lost;    /* accepted, and lost by a spool that could not be read again */
     uint64_t on_disk;       /* those of them that are in the spool */
     uint64_t to_replay;     /* in the spool too, but an earlier process had accepted them */
     int64_t pending_age_ms; /* of the oldest in memory or on disk, of any process; 0 when there are none */

@@ -235,6 +235,9 @@ static void put_spool(const struct writer *writer, const struct figures *figures
     counter_of(writer, "replayed_batches", "The batches of these.", figures->replayed_batches);
     counter_of(writer, "spool_errors", "Times that the disk could not be written or read.",
                figures->spool_errors);
+    counter_of(writer, "spool_lost_increments",
+               "Of the lost increments, those that this process had accepted and the disk did not give back.",
+               figures->spool_lost);
 }
 
 static void put_states(const struct writer *writer, const char *name, int64_t open, int64_t sealed,

@@ -107,6 +107,8 @@ static void load(struct sender *sender)
     unread = outbox_take_unread(sender->outbox);
     if (unread > 0) {
         counter_add(&sender->options.stats->lost, unread);
+        if (!sender->options.replays)
+            counter_add(&sender->options.stats->spool_lost, unread);
         log_event(LOG_LEVEL_ERROR, "increments_lost",
                   "writer=%s increments=%" PRIu64 " hint=\"the spool could not be read\"", sender->writer,
                   unread);

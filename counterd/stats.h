@@ -114,6 +114,7 @@ struct stats {
     counter replayed, replayed_batches; /* of an earlier process, out of its spool into Redis */
     counter spool_bytes;                /* on disk; may fall */
     counter spool_errors;               /* writes and reads that failed */
+    counter spool_lost;                 /* of `lost`: accepted here, and never in Redis */
     counter spool_waiting;              /* increments that are on disk and not in Redis; may fall */
     counter replay_waiting;             /* of an earlier process, the same */
     counter replay_left;                /* the same of its writers whose turn has not come; may fall */

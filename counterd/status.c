@@ -121,6 +121,7 @@ static void add_spool(cJSON *root, const struct figures *figures)
     add_number(group, "replayed_increments", figures->replayed);
     add_number(group, "replayed_batches", figures->replayed_batches);
     add_number(group, "errors", figures->spool_errors);
+    add_number(group, "lost", figures->spool_lost);
 }
 
 static void add_idempotency(cJSON *root, const struct figures *figures)

@@ -518,6 +518,27 @@ class Disk(Case):
         listen = {"udp": ["127.0.0.1:0"], "http": ""}
         self.assertEqual(self.refused("in use by another counterd", listen=listen), harness.EXIT_UNAVAILABLE)
 
+    def test_what_can_not_be_read_again_is_lost_and_no_longer_pending(self):
+        counterd = self.counterd(shards=1)
+        harness.wait_until(lambda: counterd.http("/readyz")[0] == 200, what="ready")
+        self.redis.kill()
+        counterd.wait_event("redis_lost")
+        counterd.send_udp([f"key.{n}:1|c" for n in range(3000)])
+        self.spooled(counterd, 3000)
+        [segment] = self.segments()
+        with segment.open("r+b") as file:
+            file.seek(segment.stat().st_size // 2)
+            file.write(b"rubbish" * 10)
+        self.redis.start()
+        counterd.wait_event("increments_lost")
+        counterd.send_udp(["more:1|c"])
+        harness.wait_until(lambda: counterd.status()["pending"] == 0, what=lambda: counterd.status())
+        status = counterd.status()
+        lost = sum(int(line["increments"]) for line in counterd.events("increments_lost"))
+        self.assertEqual((status["accepted"], status["appended"]["increments"] + lost), (3001, 3001))
+        self.assertEqual((status["spool"]["lost"], status["redis"]["increments_lost"]), (lost, lost))
+        self.assertEqual(sum(self.redis.pending().values()), 3001 - lost)
+
 
 if __name__ == "__main__":
     harness.main()

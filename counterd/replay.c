@@ -175,6 +175,21 @@ static void on_turn(evutil_socket_t fd, short events, void *data)
     watch_later(replay);
 }
 
+/* Those that have ended miss nothing, whatever their last word was. */
+static void note_ready(struct replay *replay)
+{
+    const struct past *past;
+    bool ready = true;
+
+    LIST_FOREACH(past, &replay->pasts, link)
+    {
+        ready &= sender_ready(past->sender);
+    }
+    atomic_store(&replay->stats.redis_ready, ready);
+    if (ready)
+        atomic_store(&replay->stats.redis_misfit, false);
+}
+
 /* No traffic of theirs would show that Redis has lost them, or that they are in Postgres. */
 static void on_watch(evutil_socket_t fd, short events, void *data)
 {
@@ -185,8 +200,10 @@ static void on_watch(evutil_socket_t fd, short events, void *data)
     (void)events;
     for (past = LIST_FIRST(&replay->pasts); past; past = next) {
         next = LIST_NEXT(past, link);
-        if (!sender_probe(past->sender) && past->sent && outbox_stored(sender_outbox(past->sender)))
+        if (!sender_probe(past->sender) && past->sent && outbox_stored(sender_outbox(past->sender))) {
             past_free(past);
+            note_ready(replay);
+        }
     }
     if (!LIST_EMPTY(&replay->pasts))
         watch_later(replay);

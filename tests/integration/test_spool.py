@@ -245,6 +245,26 @@ class Spool(Case):
         harness.wait_until(lambda: again.status()["spool"]["bytes"] == 0, what="the disk is empty")
         self.assertEqual(again.status()["spool"]["to_replay"], 0)
 
+    def test_ready_again_when_redis_went_away_at_the_end_of_a_replay(self):
+        """All of it is in Postgres, and nobody connects for it any more."""
+        counterd = self.counterd()
+        self.redis.kill()
+        counterd.wait_event("redis_lost")
+        counterd.send_udp(["a:1|c"])
+        self.spooled(counterd, 1)
+        counterd.kill()
+        self.redis.start()
+        proxy = harness.Proxy(self.dir / "proxy.sock", self.redis.path)
+        self.addCleanup(proxy.close)
+        again = self.counterd("again", redis={"url": f"unix://{proxy.path}?db=0", "timeout_ms": 1000})
+        again.wait_event("replayed")
+        writer = again.events("replayed")[0]["writer"].encode()
+        self.flush()
+        proxy.hold(lambda data: b"-- probe:" in data and writer in data, self.redis.kill)
+        again.wait_event("redis_lost", 16)
+        self.redis.start()
+        harness.wait_until(lambda: again.http("/readyz")[0] == 200, what=lambda: again.http("/readyz"))
+
     def test_redis_that_never_answers(self):
         """It takes connections and says nothing: away as well. What was sent has an unknown end, and keeps its number."""
         counterd = self.counterd(redis={"url": self.redis.url, "timeout_ms": 300})

@@ -37,7 +37,7 @@ struct plan {
     struct partitions_options partitions;
 };
 
-/* Borrows the config's targets. Gives a plan, to be freed by plan_free(). FAILURE_CONFIG when a table does
+/* Borrows the config. Gives a plan, to be freed by plan_free(). FAILURE_CONFIG when a table does
  * not fit. */
 MUST_CHECK int plan_make(struct postgres *postgres, const struct config *config, struct plan **ret_plan,
                          struct error *error);

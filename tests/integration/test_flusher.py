@@ -148,6 +148,82 @@ class Commands(harness.Case):
         [[count, total]] = self.query("select count(*), sum(value) from counterd.counters")
         self.assertEqual((int(count), int(total)), (60000, sum(range(60001))))
 
+    def test_a_clock_that_was_set_back_during_a_run(self):
+        self.flush()
+        self.query("update counterd.runs set finished_at = started_at - interval '1.5 s'")
+        self.assertEqual(json.loads(self.flusher("status", "--json").out)["last_run_seconds"], -1.5)
+
+    def test_no_primary_among_the_hosts_is_no_mistake_in_the_configuration(self):
+        """As between the moment a primary is gone and the one a standby takes over."""
+        self.query("drop role if exists waiting; create role waiting login superuser;"
+                   "alter role waiting set default_transaction_read_only = on")
+        self.addCleanup(self.query, "drop role waiting")
+        host = self.postgres.directory
+        for wanted in ("read-write", "primary"):
+            url = f"host={host},{host} dbname={self.database} user=waiting target_session_attrs={wanted}"
+            self.config["postgres"] = {"url": url}
+            if wanted == "read-write":
+                self.assertIn("read-only", self.flush(code=harness.EXIT_UNAVAILABLE).err)
+                self.query("alter role waiting reset default_transaction_read_only")
+            self.flush()
+
+    def test_a_service_that_is_nowhere_is_named(self):
+        self.config["postgres"] = {"url": "service=shop"}
+        done = self.flush(code=harness.EXIT_CONFIG, env={"PGSERVICEFILE": str(self.dir / "none")})
+        self.assertIn("none", done.err)
+        (self.dir / "services").write_text("[other]\ndbname=x\n")
+        done = self.flush(code=harness.EXIT_CONFIG, env={"PGSERVICEFILE": str(self.dir / "services")})
+        self.assertIn('shop', done.err)
+
+    def test_settings_of_the_role_that_others_like(self):
+        """What a session finds set must not change what is written, nor stop it."""
+        self.query("drop role if exists odd; create role odd login superuser")
+        self.addCleanup(self.query, "drop owned by odd; drop role odd")
+        for setting, value in {
+                "search_path": "''", "timezone": "'America/St_Johns'", "datestyle": "'German, DMY'",
+                "intervalstyle": "'sql_standard'", "default_transaction_isolation": "'serializable'",
+                "default_transaction_deferrable": "on", "lock_timeout": "'1ms'", "statement_timeout": "'20s'",
+                "idle_in_transaction_session_timeout": "'20ms'", "standard_conforming_strings": "off",
+                "quote_all_identifiers": "on", "row_security": "off", "synchronous_commit": "off",
+                "extra_float_digits": "-15", "bytea_output": "'escape'", "array_nulls": "off", "xmloption": "document",
+                "transform_null_equals": "on"}.items():
+            self.query(f"alter role odd set {setting} = {value}")
+        self.query("create table public.posts (id int primary key, n numeric(12,2), seen timestamp)")
+        self.config["postgres"] = {"url": self.postgres.url(self.database, user="odd")}
+        self.config["targets"] = [
+            {"match": "post.{id}", "table": "public.posts", "value": "n", "touch": "seen", "missing": "insert"},
+            {"match": "*", "table": "counterd.counters", "rollup": {"bucket": "1h"}}]
+        counterd = self.counterd()
+        [[at]] = self.query("select extract(epoch from date_bin('1 hour', now() - interval '9 days', 'epoch'))::bigint")
+        for _ in range(2):
+            self.send(counterd, ["post.7:2|c", "post.x:1|c", "a:1|c", f"a'\\\"$1:2|c|T{at}"])
+            self.flush()
+        self.assertEqual(self.counters(), {"a": 2, "a'\\\"$1": 4})
+        self.assertEqual(self.query("select id, n, abs(extract(epoch from now() at time zone 'utc' - seen)) < 600 from posts"),
+                         [["7", "4.00", "t"]])
+        self.assertEqual(self.query(f"select value from counterd.rollups where bucket = to_timestamp({at})"), [["4"]])
+        self.assertEqual([json.loads(self.flusher("get", key, "--json").out)["value"] for key in ("post.7", "a")], [4, 2])
+        self.assertEqual(json.loads(self.flusher("parked", "retry", "--json").out)["still_parked_rows"], 2)
+        for command in ("audit", "status"):
+            self.flusher(command)
+
+    def test_a_key_that_is_no_text(self):
+        done = self.program(harness.FLUSHER, "-c", self.write_config("f.json"), "get", b"\xff".decode(errors="surrogateescape"))
+        self.assertEqual(done.code, harness.EXIT_USAGE, done)
+
+    def test_nothing_there_yet(self):
+        """Every command on tables without a row, and before there are any."""
+        for args, text in (("get", "a"), "no such key"), (("status",), "last_run"), (("audit",), "balanced"), \
+                (("parked", "list"), "rows=0"), (("parked", "retry"), "applied_rows=0"), \
+                (("parked", "drop", "--match", "*"), "dropped_rows=0"), (("quarantine", "list"), "nothing waits"), \
+                (("run", "--dry-run"), "keys=0"), (("top", "--once"), "Redis"):
+            self.assertIn(text, self.flusher(*args).out, args)
+        for args in ("apply", "1"), ("drop", "1"):
+            self.assertIn("no row 1", self.flusher("quarantine", *args, code=65).err)
+        self.query("drop schema counterd cascade")
+        for args in ("get", "a"), ("audit",), ("parked", "list"), ("quarantine", "list"), ("run",), ("run", "--dry-run"):
+            self.assertIn("migrate", self.flusher(*args, code=harness.EXIT_CONFIG).err, args)
+
 
 class Crashes(harness.Case):
     """One sender, and flushers that are killed, run side by side, or are stopped half way."""

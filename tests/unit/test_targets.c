@@ -136,6 +136,9 @@ START_TEST(every_mistake_is_named_with_its_place)
          "'targets[0].rollup[0].bucket' has 21 bytes; it takes 1 to 16"},
         {"\"targets\": [" POSTS ", \"rollup\": [{\"bucket\": \"1m\", \"retention\": \"1h\"}]}]",
          "'targets[0].rollup[0].retention' is '1h'; it takes whole days, as in \"30d\", or \"none\""},
+        {"\"targets\": [" POSTS ", \"rollup\": [{\"bucket\": \"7d\", \"retention\": \"6d\"}]}]",
+         "'targets[0].rollup[0].retention' is 6 days, shorter than its bucket, which would go before it "
+         "ends"},
         {"\"targets\": [" POSTS
          ", \"rollup\": [{\"table\": \"r\", \"bucket\": \"1m\", \"retention\": \"1d\"}]}]",
          "'targets[0].rollup[0].retention': only counterd.rollups is cleared by the flusher; leave it out"},

@@ -397,8 +397,7 @@ static void want_key(struct look *look)
 {
     const struct pattern *pattern = look->target->pattern;
 
-    look->layout->whole_key =
-        strcmp(look->written, COUNTERS_TABLE) == 0 || strcmp(look->written, ROLLUPS_TABLE) == 0;
+    look->layout->whole_key = target_table_is_ours(look->written);
     if (look->layout->whole_key)
         want(look, ROLE_KEY, "key");
     for (size_t i = 0; !look->layout->whole_key && i < pattern_placeholders(pattern); i++)
@@ -517,6 +516,7 @@ int plan_make(struct postgres *postgres, const struct config *config, struct pla
         planned->target = &targets->items[i];
         if (planned->target->lane != config->lane)
             continue;
+        planned->shared = targets_share_rows(targets, planned->target);
         r = plan_table(postgres, planned, error);
         for (size_t j = 0; r == 0 && j < planned->target->rollups_len; j++) {
             r = plan_rollup(postgres, planned, j, error);

@@ -23,6 +23,7 @@ struct planned {
     const struct target *target;
     bool counters;        /* its table is counterd.counters, which the audit compares */
     struct layout layout; /* of its table */
+    bool shared;          /* keys of several shards may mean one row, there or in a rollup */
     char *add;            /* its statement; NULL for counterd.counters, for which flusher/apply.c has one */
     char *get;
     struct planned_rollup rollups[TARGET_ROLLUPS_MAX];

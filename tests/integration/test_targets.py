@@ -571,6 +571,32 @@ class Locks(Targets):
         self.assertEqual(self.query("select count(*) from posts where view_count = 1 or (id = 1 and view_count = 101)"),
                          [["40"]])
 
+    def test_two_counts_in_one_row(self):
+        """A post's views and likes are two keys, of two shards: jobs, lanes and flushers that overlap take turns, and
+        none waits for another's rows in vain."""
+        rows, keys = 3000, ("post.views.{}", "post.likes.{}", "peak.{}", "team.{}.a", "team.{}.b")
+        posts = {"table": "posts", "missing": "insert"}
+        self.use({**posts, "match": "post.views.{id}", "value": "views", "rollup": {"table": "days", "bucket": "1d"}},
+                 {**posts, "match": "post.likes.{id}", "value": "likes"},
+                 {**posts, "match": "peak.{id}", "value": "best", "merge": "max"},
+                 {"match": "team.{id}.*", "table": "teams", "value": "points", "missing": "insert"}, CATCH_ALL,
+                 sql="create table posts (id int primary key, views int default 0, likes int default 0, best int);"
+                     "create table days (id int, bucket timestamptz, views int, primary key (id, bucket));"
+                     "create table teams (id int primary key, points int)",
+                 shards=32, flush={"jobs": 4, "keys_per_transaction": 4000})
+        self.flush()
+        waits = self.postgres.log().count("lock timeout")
+        for _ in range(2):
+            self.count(*(f"{key.format(n)}:1|c" for key in keys for n in range(rows)))
+            flushers = [self.track(harness.Process(f"flusher{n}", self.dir, [
+                harness.FLUSHER, "-c", self.write_config("f.json"), "run"])).spawn() for n in range(2)]
+            self.assertEqual([flusher.wait(2 * harness.DEADLINE_S) for flusher in flushers], [0, 0],
+                             "".join(flusher.tail() for flusher in flushers))
+        self.assertEqual(self.postgres.log().count("lock timeout"), waits)
+        self.assertEqual(self.query("select count(*), sum(views), sum(likes), sum(best) from posts"),
+                         [[str(rows), str(2 * rows), str(2 * rows), str(rows)]])
+        self.assertEqual(self.query("select count(*), sum(points) from teams"), [[str(rows), str(4 * rows)]])
+
 
 if __name__ == "__main__":
     harness.main()

@@ -283,9 +283,14 @@ static int classify(struct postgres *postgres, const PGresult *result, struct er
     snprintf(postgres->state, sizeof(postgres->state), "%s", code);
     if (is_policy(code, result))
         return error_set(error, FAILURE_REFUSED, "Postgres: %s", text);
-    for (size_t i = 0; i < ARRAY_LEN(states); i++)
-        if (strncmp(code, states[i].code, strlen(states[i].code)) == 0)
-            return error_set(error, states[i].failure, "Postgres: %s%s", text, states[i].advice);
+    for (size_t i = 0; i < ARRAY_LEN(states); i++) {
+        if (strncmp(code, states[i].code, strlen(states[i].code)) != 0)
+            continue;
+        /* What we ask for ourselves has no context: it was a trigger that misses something. */
+        if (states[i].failure == FAILURE_CONFIG && PQresultErrorField(result, PG_DIAG_CONTEXT))
+            return error_set(error, FAILURE_REFUSED, "Postgres: %s", text);
+        return error_set(error, states[i].failure, "Postgres: %s%s", text, states[i].advice);
+    }
     return error_set(error, is_of_server(code) ? FAILURE_LATER : FAILURE_REFUSED,
                      "Postgres: %s (SQLSTATE %s)", text, code[0] ? code : "none");
 }

@@ -388,6 +388,27 @@ class Rows(Targets):
                 self.assertEqual(self.parked(), [])
                 self.assertEqual(self.get(f"{missing}.ab")["stored"], 3)
 
+    def test_a_trigger_that_is_broken_stops_its_own_table_only(self):
+        """What it misses, a table or a right, is no mistake in the configuration."""
+        self.query("drop role if exists app; create role app login")
+        self.addCleanup(self.query, "drop owned by app; drop role app")
+        self.use({**POSTS, "missing": "insert"}, CATCH_ALL,
+                 sql="create table posts (id int primary key, view_count int); create table secret (id int);"
+                     "create function log() returns trigger language plpgsql as $$ begin"
+                     " if new.id = 1 then insert into no_log values (new.id); end if;"
+                     " if new.id = 2 then insert into secret values (new.id); end if; return new; end $$;"
+                     "create trigger log before insert on posts for each row execute function log();"
+                     "grant usage on schema counterd to app; grant all on all tables in schema counterd to app;"
+                     "grant all on posts to app")
+        self.config["postgres"] = {"url": self.postgres.url(self.database, user="app")}
+        self.count("post.views.1:1|c", "post.views.2:1|c", "post.views.3:1|c", "page.home:1|c")
+        self.flush()
+        self.assertEqual(self.query("select id from posts"), [["3"]])
+        self.assertEqual(self.counters(), {"page.home": 1})
+        self.assertEqual(self.parked(), [["post.views.1", 1, "refused"], ["post.views.2", 1, "refused"]])
+        self.assertEqual(self.query("select detail from counterd.parked where key = 'post.views.1'"),
+                         [['Postgres: relation "no_log" does not exist']])
+
 
 class Rollups(Targets):
     HOURLY = {"match": "api.{customer}.calls", "table": "usage", "value": "calls", "missing": "insert",

@@ -226,16 +226,19 @@ struct state {
     const char *advice; /* what to do next */
 };
 
+/* A table or a column that is not there. */
+#define MISSING_ADVICE "; see your table, or if it is counterd's, run 'flusher -c FILE migrate'"
+
 static const struct state states[] = {
     {"40", FAILURE_COLLISION, ""},
     {"25006", FAILURE_LATER, "; this is a standby or set read-only: the url has to lead to the primary"},
     {"28", FAILURE_CONFIG, "; see the user and the password of this database"},
     {"3D000", FAILURE_CONFIG, "; create the database"},
     {"3F000", FAILURE_CONFIG, "; run 'flusher -c FILE migrate'"},
-    {"42P01", FAILURE_CONFIG, "; run 'flusher -c FILE migrate'"},
-    {"42703", FAILURE_CONFIG, "; run 'flusher -c FILE migrate'"},
+    {"42P01", FAILURE_CONFIG, MISSING_ADVICE},
+    {"42703", FAILURE_CONFIG, MISSING_ADVICE},
     {"42501", FAILURE_CONFIG, "; grant it, or connect as the owner"},
-    {"42", FAILURE_CONFIG, "; the tables are not as migrations/ makes them"},
+    {"42", FAILURE_CONFIG, "; the table has changed, see the next run, or is not as migrations/ makes it"},
     {"55P03", FAILURE_LATER, "; somebody holds the lock for long, see pg_stat_activity"},
     {"21", FAILURE_REFUSED, ""},
     {"22", FAILURE_REFUSED, ""},

@@ -409,6 +409,30 @@ class Rows(Targets):
         self.assertEqual(self.query("select detail from counterd.parked where key = 'post.views.1'"),
                          [['Postgres: relation "no_log" does not exist']])
 
+    def test_a_table_that_is_changed_between_the_look_and_the_write(self):
+        """Nothing is written; and all of it, once, when the table is as it was."""
+        self.use(POSTS, CATCH_ALL, sql="create table posts (id int primary key, view_count int); insert into posts values (1, 0)",
+                 shards=1)
+        directory = self.dir / "pg"
+        directory.mkdir()
+        proxy = harness.Proxy(directory / ".s.PGSQL.5432", self.postgres.directory / ".s.PGSQL.5432")
+        self.addCleanup(proxy.close)
+        through = self.write_config("through.json", postgres={"url": self.postgres.url(self.database, directory=directory)})
+        for rounds, (change, undo) in enumerate((
+                ("alter table posts rename view_count to n", "alter table posts rename n to view_count"),
+                ("alter table posts rename to gone", "alter table gone rename to posts"),
+                ("alter table posts alter id type text", "alter table posts alter id type int using id::int")), 1):
+            self.count("post.views.1:1|c", "page.home:1|c")
+            proxy.hold(lambda request: b"FOR UPDATE" in request, lambda change=change: self.query(change), True)
+            done = self.flush(config=through, code=harness.EXIT_CONFIG)
+            self.assertEqual(proxy.times, 0)
+            self.assertIn("target 'post.views.{id}'", done.err)
+            self.query(undo)
+            self.flush(config=through)
+            self.assertEqual(self.query("select view_count, value from posts, counterd.counters"), [[str(rounds)] * 2], change)
+        self.assertEqual(self.parked(), [])
+        self.assertEqual(self.audit()["verdict"], "balanced")
+
 
 class Rollups(Targets):
     HOURLY = {"match": "api.{customer}.calls", "table": "usage", "value": "calls", "missing": "insert",

@@ -487,9 +487,33 @@ static int apply_target(struct applier *applier, struct share *shares, size_t le
 
 /* --- all of it --- */
 
+static bool shares_rows(const struct applier *applier)
+{
+    for (size_t i = 0; i < applier->shares.len; i++) {
+        const struct planned *planned = planned_of(applier, &applier->shares.items[i]);
+        if (planned && planned->shared)
+            return true;
+    }
+    return false;
+}
+
+/* Else flushers would wait for each other's rows, in a circle, and for as long as a transaction takes: so
+ * this waits for longer than for a row. One lock for all tables, since several could make a circle again. */
+static int take_turn(struct applier *applier, struct error *error)
+{
+    return postgres_execute(applier->postgres,
+                            "SET LOCAL lock_timeout = '250s';"
+                            "SELECT pg_advisory_xact_lock(hashtextextended('counterd.targets', 0))",
+                            NULL, NULL, error);
+}
+
 /* That constraints speak at once and not at COMMIT, where nobody could tell whose fault it is. */
 static int prepare(struct applier *applier, struct error *error)
 {
+    int r = shares_rows(applier) ? take_turn(applier, error) : 0;
+
+    if (r < 0)
+        return r;
     return execute(applier, "SET LOCAL lock_timeout = '500ms'; SET CONSTRAINTS ALL IMMEDIATE", NULL, NULL,
                    error);
 }

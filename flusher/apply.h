@@ -2,8 +2,9 @@
  *
  * Key by key all or nothing: its row and its rollups. What Postgres refuses is found by halving, each part in
  * a savepoint of its own, so that the rest goes in; it is told, and is the caller's to keep. Each part goes
- * through its rows in the order of their keys, so that flushers do not wait for each other in a circle. Who
- * updates the same rows in another order may meet us in one: so the wait for a row is shorter than Postgres's
+ * through its rows in the order of their keys. Flushers that overlap hold different shards and so different
+ * keys; where these may mean the same rows (targets_share_rows), they take turns. Others who update the same
+ * rows in another order may meet us in a circle: so the wait for a row is shorter than Postgres's
  * deadlock_timeout, and it is us who give up, by FAILURE_COLLISION. Not thread-safe.
  */
 #ifndef FLUSHER_APPLY_H

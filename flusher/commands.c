@@ -176,8 +176,7 @@ static void write_metrics(struct session *session, struct run_metrics *metrics)
 /* A run that can't see to the partitions flushes all the same: those of the next days are there by now. */
 static void keep_partitions(struct session *session)
 {
-    struct partitions_options options = {session->config->targets, session->config->lane,
-                                         clock_unix_ms() / 1000};
+    struct partitions_options options = {session->config, clock_unix_ms() / 1000};
     struct partitions_kept kept;
     struct error error;
 

@@ -4,6 +4,7 @@
 #include "lib/member.h"
 
 #define PART_ROWS 10000
+#define DAY_S     INT64_C(86400)
 
 /* What is sent as arrays. */
 enum column { SHARDS, GENS, KEYS, BUCKETS, DELTAS, REASONS, DETAILS, TABLES, SEEN, COLUMN_COUNT };
@@ -96,13 +97,51 @@ static int park(struct parking *parking, struct error *error)
     return r;
 }
 
-int deliver_day(struct postgres *postgres, const struct plan *plan, int64_t unix_s, struct error *error)
+/* --- days --- */
+
+static int make_day(struct postgres *postgres, const struct plan *plan, int64_t unix_s, struct error *error)
 {
     int r = 0;
 
     if (unix_s <= plan->partitions.now_s && !partitions_expired(&plan->partitions, unix_s))
         r = partitions_make(postgres, unix_s, error);
     return r == FAILURE_UNAVAILABLE ? r : 0;
+}
+
+int deliver_day(struct postgres *postgres, const struct plan *plan, int64_t unix_s, struct error *error)
+{
+    int64_t start, made = INT64_MIN;
+    int r = 0;
+
+    for (size_t i = 0; r == 0 && i < plan->targets->len; i++) {
+        const struct planned *planned = &plan->items[i];
+        for (size_t j = 0; r == 0 && j < planned->target->rollups_len; j++) {
+            if (!planned->rollups[j].by_day)
+                continue;
+            start = bucket_of(bucket_of(unix_s, planned->rollups[j].bucket_s), DAY_S);
+            if (start != made)
+                r = make_day(postgres, plan, start, error);
+            made = start;
+        }
+    }
+    return r;
+}
+
+int deliver_days(struct postgres *postgres, const struct plan *plan, const char *sql,
+                 const struct parameters *parameters, struct error *error)
+{
+    struct pg_result *rows;
+    int r;
+
+    if (!plan->has_days)
+        return 0;
+    r = postgres_execute(postgres, sql, parameters, &rows, error);
+    if (r < 0)
+        return r;
+    for (int i = 0; r == 0 && i < rows_len(rows); i++)
+        r = deliver_day(postgres, plan, rows_bigint(rows, i, 0), error);
+    rows_free(rows);
+    return r;
 }
 
 int deliver_shift(struct postgres *postgres, const char *namespace, uint32_t shard, const struct shift *shift,

@@ -8,11 +8,16 @@
 
 #include "flusher/apply.h"
 
-/* The partition of counterd.rollups for the moment, unless that is expired or to come: those of the next days
- * are there, and more ahead is a clock that is wrong. Outside of a transaction, so as not to hold a lock on
- * the table for as long. Fails only when Postgres is not available: rows without a partition are parked. */
+/* The partitions of counterd.rollups for what happened on the day that the moment is of: its own, and those
+ * on which longer buckets begin. Not one that is expired or to come: those of the next days are there, and
+ * more ahead is a clock that is wrong. Outside of a transaction, so as not to hold a lock on the table for as
+ * long. Fails only when Postgres is not available: rows without a partition are parked. */
 MUST_CHECK int deliver_day(struct postgres *postgres, const struct plan *plan, int64_t unix_s,
                            struct error *error);
+
+/* The same for each moment that a query gives, if it is needed at all. */
+MUST_CHECK int deliver_days(struct postgres *postgres, const struct plan *plan, const char *sql,
+                            const struct parameters *parameters, struct error *error);
 
 /* The origins are of one shard each; their tallies are filled in. */
 MUST_CHECK int deliver(struct postgres *postgres, const char *namespace, struct applier *applier,

@@ -9,6 +9,7 @@
 #include "flusher/top.h"
 #include "flusher/whole.h"
 #include "lib/log.h"
+#include "lib/text.h"
 
 #define EVERY_S_MAX    86400
 #define INTERVAL_S_MAX 3600
@@ -123,8 +124,9 @@ static int run_words(int count, char *const *words, struct command_options *opti
     }
     if (subcommand->takes_key) {
         options->key = words[1];
-        if (strlen(options->key) < 1 || strlen(options->key) > KEY_LEN_MAX || strchr(options->key, ' '))
-            return usage("a key has 1 to 255 bytes and no blanks; this is none:", options->key);
+        if (strlen(options->key) < 1 || strlen(options->key) > KEY_LEN_MAX || strchr(options->key, ' ') ||
+            !text_is_utf8(span_of(options->key)))
+            return usage("a key has 1 to 255 bytes of UTF-8 and no blanks; this is none:", options->key);
     }
     if (subcommand->run != command_parked && command_parked_has_filter(&options->parked))
         return usage("--target, --reason, --older-than and --match go with parked only, not with", name);

@@ -75,10 +75,22 @@ int migrate_check(struct postgres *postgres, const char *config_path, struct err
 
 static int prepare(struct postgres *postgres, struct error *error)
 {
+    struct pg_result *rows;
     /* The number is arbitrary, but ours: it keeps two migrations apart before there is a table to lock. */
+    int r = postgres_execute(postgres,
+                             "SELECT pg_advisory_xact_lock(7165890124411);"
+                             "SELECT (to_regnamespace('counterd') IS NULL)::integer",
+                             NULL, &rows, error);
+
+    if (r < 0)
+        return r;
+    /* IF NOT EXISTS would want the right to make one, also where there is one. */
+    if (rows_bigint(rows, 0, 0) == 1)
+        r = postgres_execute(postgres, "CREATE SCHEMA counterd", NULL, NULL, error);
+    rows_free(rows);
+    if (r < 0)
+        return r;
     return postgres_execute(postgres,
-                            "SELECT pg_advisory_xact_lock(7165890124411);"
-                            "CREATE SCHEMA IF NOT EXISTS counterd;"
                             "CREATE TABLE IF NOT EXISTS counterd.migrations ("
                             " version integer PRIMARY KEY, name text NOT NULL, sha1 text NOT NULL,"
                             " applied_at timestamptz NOT NULL DEFAULT now())",

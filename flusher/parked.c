@@ -414,23 +414,12 @@ static int make_days(struct postgres *postgres, const struct config *config, con
                      struct error *error)
 {
     struct parameters parameters = {0};
-    struct pg_result *rows;
-    int r;
 
-    if (!plan->has_days)
-        return 0;
     parameters_text(&parameters, config->namespace);
-    r = postgres_execute(
-        postgres,
-        "SELECT DISTINCT trunc(extract(epoch FROM COALESCE(bucket, seen_at)) / 86400)::bigint"
-        " FROM counterd.parked WHERE namespace = $1",
-        &parameters, &rows, error);
-    if (r < 0)
-        return r;
-    for (int i = 0; r == 0 && i < rows_len(rows); i++)
-        r = deliver_day(postgres, plan, rows_bigint(rows, i, 0) * 86400, error);
-    rows_free(rows);
-    return r;
+    return deliver_days(postgres, plan,
+                        "SELECT DISTINCT trunc(extract(epoch FROM COALESCE(bucket, seen_at)) / 86400) * 86400"
+                        " FROM counterd.parked WHERE namespace = $1",
+                        &parameters, error);
 }
 
 int parked_retry(struct postgres *postgres, const struct config *config, const struct parked_filter *filter,

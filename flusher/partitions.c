@@ -20,22 +20,28 @@ static void name_day(int64_t day, char ret_name[DAY_NAME_BYTES])
     strftime(ret_name, DAY_NAME_BYTES, "%Y%m%d", &tm);
 }
 
-/* Whether some target of the lane rolls up into counterd.rollups; the longest of their retentions, 0 =
- * for ever. */
+static bool shares_database(const struct config *config, size_t lane)
+{
+    return strcmp(config->lanes[lane].database, config->lanes[config->lane].database) == 0;
+}
+
+/* Whether some target of the lane rolls up into counterd.rollups; the longest of the retentions of all that
+ * do, 0 = for ever: lanes of one database have one table. */
 static bool is_used(const struct partitions_options *options, int64_t *ret_retention_s)
 {
+    const struct targets *targets = options->config->targets;
     bool used = false, for_ever = false;
 
     *ret_retention_s = 0;
-    for (size_t i = 0; i < options->targets->len; i++) {
-        const struct target *target = &options->targets->items[i];
-        if (target->lane != options->lane)
+    for (size_t i = 0; i < targets->len; i++) {
+        const struct target *target = &targets->items[i];
+        if (!shares_database(options->config, target->lane))
             continue;
         for (size_t j = 0; j < target->rollups_len; j++) {
             const struct target_rollup *rollup = &target->rollups[j];
             if (strcmp(rollup->table, ROLLUPS_TABLE) != 0)
                 continue;
-            used = true;
+            used |= target->lane == options->config->lane;
             for_ever |= rollup->retention_s == 0;
             if (rollup->retention_s > *ret_retention_s)
                 *ret_retention_s = rollup->retention_s;

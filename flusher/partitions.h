@@ -16,9 +16,8 @@
 #define PARTITION_DROP_WAIT_MS 200
 
 struct partitions_options {
-    const struct targets *targets;
-    size_t lane;   /* whose counterd.rollups */
-    int64_t now_s; /* unix */
+    const struct config *config; /* borrowed */
+    int64_t now_s;               /* unix */
 };
 
 struct partitions_kept {
@@ -26,8 +25,8 @@ struct partitions_kept {
     size_t postponed; /* expired, but in use */
 };
 
-/* Once per run, outside of a transaction. Does nothing unless some target of the lane rolls up there; one
- * statement when there is nothing to do. */
+/* Once per run, outside of a transaction. Does nothing unless some target of the config's lane rolls up
+ * there; one statement when there is nothing to do. */
 MUST_CHECK int partitions_keep(struct postgres *postgres, const struct partitions_options *options,
                                struct partitions_kept *ret_kept, struct error *error);
 
@@ -37,7 +36,8 @@ MUST_CHECK int partitions_keep(struct postgres *postgres, const struct partition
  * it. */
 MUST_CHECK int partitions_make(struct postgres *postgres, int64_t bucket, struct error *error);
 
-/* Whether the bucket is older than the longest retention: its row is not to be written any more. */
+/* Whether the bucket is older than the longest retention of all lanes that share its database: its row is not
+ * to be written any more. */
 bool partitions_expired(const struct partitions_options *options, int64_t bucket);
 
 #endif

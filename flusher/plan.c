@@ -10,6 +10,8 @@
 
 /* Of pg_type, fixed in Postgres. */
 enum {
+    OID_CHAR = 18, /* "char", of one byte */
+    OID_NAME = 19,
     OID_INT8 = 20,
     OID_INT2 = 21,
     OID_INT4 = 23,
@@ -146,7 +148,7 @@ static int find_table(struct look *look)
 
 /* A row of find_columns(). */
 struct column {
-    const char *name, *type, *type_shown;
+    const char *name, *type, *type_shown, *equals;
     int64_t type_oid;
     char category;
     bool is_enum, is_generated, is_identity;
@@ -167,14 +169,17 @@ static struct column column_of(const struct pg_result *rows, int row)
         .selects = rows_bigint(rows, row, 9) == 1,
         .updates = rows_bigint(rows, row, 10) == 1,
         .inserts = rows_bigint(rows, row, 11) == 1,
+        .equals = rows_text(rows, row, 12),
     };
 }
 
-/* Types that tell every two values apart that a key can: a cast to numeric(4,1) or to a time would not. */
+/* Types that tell every two values apart that a key can: a cast to numeric(4,1), to a time or to a name,
+ * which is cut after 63 bytes, would not. */
 static int take_key(const struct look *look, const struct column *column)
 {
     struct key_column *key = &look->layout->key[look->layout->key_len];
-    bool fits = column->category == 'S' || column->category == 'B' || column->is_enum ||
+    bool cuts = column->type_oid == OID_NAME || column->type_oid == OID_CHAR;
+    bool fits = (column->category == 'S' && !cuts) || column->category == 'B' || column->is_enum ||
                 column->type_oid == OID_UUID || column->type_oid == OID_DATE;
 
     *key = (struct key_column){.is_integer = true};
@@ -193,8 +198,9 @@ static int take_key(const struct look *look, const struct column *column)
                       column->name, column->type_shown, look->layout->table, column->name);
     key->name = strdup(column->name);
     key->type = strdup(column->type);
+    key->equals = strdup(column->equals[0] ? column->equals : "=");
     look->layout->key_len++;
-    return key->name && key->type ? 0 : out_of_memory(look);
+    return key->name && key->type && key->equals ? 0 : out_of_memory(look);
 }
 
 static int take_value(const struct look *look, const struct column *column)
@@ -271,7 +277,13 @@ static int find_columns(struct look *look)
         " (a.attgenerated <> '')::integer, (a.attidentity = 'a')::integer,"
         " has_column_privilege(a.attrelid, a.attnum, 'SELECT')::integer,"
         " has_column_privilege(a.attrelid, a.attnum, 'UPDATE')::integer,"
-        " has_column_privilege(a.attrelid, a.attnum, 'INSERT')::integer"
+        " has_column_privilege(a.attrelid, a.attnum, 'INSERT')::integer,"
+        /* What is not Postgres's own need not be on the search_path, and then = would be another type's. */
+        " (SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname) FROM pg_opclass AS c JOIN pg_amop AS p"
+        " ON p.amopfamily = c.opcfamily AND p.amoplefttype = t.oid AND p.amoprighttype = t.oid"
+        " JOIN pg_operator AS o ON o.oid = p.amopopr JOIN pg_namespace AS n ON n.oid = o.oprnamespace"
+        " WHERE c.opcintype = t.oid AND c.opcmethod = (SELECT oid FROM pg_am WHERE amname = 'btree')"
+        " AND c.opcdefault AND p.amopstrategy = 3 AND n.nspname <> 'pg_catalog')"
         " FROM unnest($2::text[]) WITH ORDINALITY AS w (name, number)"
         " LEFT JOIN pg_attribute AS a"
         " ON a.attrelid = $1::oid AND a.attname = w.name AND a.attnum > 0 AND NOT a.attisdropped"
@@ -385,8 +397,7 @@ static void want_key(struct look *look)
 {
     const struct pattern *pattern = look->target->pattern;
 
-    look->layout->whole_key =
-        strcmp(look->written, COUNTERS_TABLE) == 0 || strcmp(look->written, ROLLUPS_TABLE) == 0;
+    look->layout->whole_key = target_table_is_ours(look->written);
     if (look->layout->whole_key)
         want(look, ROLE_KEY, "key");
     for (size_t i = 0; !look->layout->whole_key && i < pattern_placeholders(pattern); i++)
@@ -417,9 +428,12 @@ static int plan_counters(struct planned *planned, const struct look *look)
     layout->table = strdup(COUNTERS_TABLE);
     layout->value = strdup("value");
     layout->whole_key = true;
-    layout->key[layout->key_len++] = (struct key_column){.name = strdup("key"), .type = strdup("text")};
-    return layout->table && layout->value && layout->key[0].name && layout->key[0].type ? 0
-                                                                                        : out_of_memory(look);
+    layout->key[layout->key_len++] =
+        (struct key_column){.name = strdup("key"), .type = strdup("text"), .equals = strdup("=")};
+    return layout->table && layout->value && layout->key[0].name && layout->key[0].type &&
+                   layout->key[0].equals
+               ? 0
+               : out_of_memory(look);
 }
 
 static int plan_own(struct planned *planned, struct look *look)
@@ -496,12 +510,13 @@ int plan_make(struct postgres *postgres, const struct config *config, struct pla
     }
     plan->targets = targets;
     plan->lane = config->lane;
-    plan->partitions = (struct partitions_options){targets, config->lane, clock_unix_ms() / 1000};
+    plan->partitions = (struct partitions_options){config, clock_unix_ms() / 1000};
     for (size_t i = 0; r == 0 && i < targets->len; i++) {
         struct planned *planned = &plan->items[i];
         planned->target = &targets->items[i];
         if (planned->target->lane != config->lane)
             continue;
+        planned->shared = targets_share_rows(targets, planned->target);
         r = plan_table(postgres, planned, error);
         for (size_t j = 0; r == 0 && j < planned->target->rollups_len; j++) {
             r = plan_rollup(postgres, planned, j, error);

@@ -23,6 +23,7 @@ struct planned {
     const struct target *target;
     bool counters;        /* its table is counterd.counters, which the audit compares */
     struct layout layout; /* of its table */
+    bool shared;          /* keys of several shards may mean one row, there or in a rollup */
     char *add;            /* its statement; NULL for counterd.counters, for which flusher/apply.c has one */
     char *get;
     struct planned_rollup rollups[TARGET_ROLLUPS_MAX];
@@ -37,7 +38,7 @@ struct plan {
     struct partitions_options partitions;
 };
 
-/* Borrows the config's targets. Gives a plan, to be freed by plan_free(). FAILURE_CONFIG when a table does
+/* Borrows the config. Gives a plan, to be freed by plan_free(). FAILURE_CONFIG when a table does
  * not fit. */
 MUST_CHECK int plan_make(struct postgres *postgres, const struct config *config, struct plan **ret_plan,
                          struct error *error);

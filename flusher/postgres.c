@@ -10,6 +10,7 @@
 #include "flusher/failure.h"
 #include "flusher/sink.h"
 #include "lib/clock.h"
+#include "lib/text.h"
 
 /* No statement of ours takes minutes; one that does waits for a server that hangs. */
 #define STATEMENT_TIMEOUT_MS 300000
@@ -47,7 +48,8 @@ void postgres_free(struct postgres *postgres)
     free(postgres);
 }
 
-/* libpq's texts end in a newline and may have several lines. */
+/* libpq's texts end in a newline and may have several lines. What is too long is cut between two characters:
+ * half of one no table would keep. */
 static const char *one_line(const char *message, char *buf, size_t buf_bytes)
 {
     size_t len = 0;
@@ -58,6 +60,7 @@ static const char *one_line(const char *message, char *buf, size_t buf_bytes)
         else if (len > 0 && message[1] && buf[len - 1] != ' ')
             buf[len++] = ' ';
     }
+    len = text_whole((struct span){buf, len});
     buf[len] = '\0';
     return buf;
 }
@@ -99,6 +102,26 @@ static bool was_away(const char *message)
     return has_any(message, words, ARRAY_LEN(words));
 }
 
+/* None of the url's hosts is what its target_session_attrs asks for, as in the middle of a failover. */
+static bool is_none_wanted(const char *message)
+{
+    static const char *const words[] = {"session is read-only", "server is in hot standby mode"};
+
+    return has_any(message, words, ARRAY_LEN(words));
+}
+
+/* The texts of libpq that say what is wrong with a service, and quote nothing else. */
+static bool is_about_service(const char *message)
+{
+    static const char *const starts[] = {"definition of service ", "service file ",
+                                         "syntax error in service file ", "nested service "};
+
+    for (size_t i = 0; i < ARRAY_LEN(starts); i++)
+        if (strncmp(message, starts[i], strlen(starts[i])) == 0)
+            return true;
+    return false;
+}
+
 static int refuse_connection(const struct config *config, const PGconn *connection,
                              const char *const *keywords, const char *const *values, struct error *error)
 {
@@ -115,9 +138,14 @@ static int refuse_connection(const struct config *config, const PGconn *connecti
             return error_set(error, FAILURE_UNAVAILABLE, "Postgres has no free connection: %s", message);
         if (was_away(message))
             return error_set(error, FAILURE_UNAVAILABLE, "Postgres was away for a moment: %s", message);
+        if (is_none_wanted(message))
+            return error_set(error, FAILURE_UNAVAILABLE, "no primary among the hosts of '%s': %s", place,
+                             message);
         return error_set(error, FAILURE_CONFIG, "Postgres refuses us, see '%s' and %s: %s", place,
                          own ? "'postgres.password_file'" : "PGPASSFILE", message);
     case PQPING_NO_ATTEMPT:
+        if (is_about_service(message))
+            return error_set(error, FAILURE_CONFIG, "'%s': %s", place, message);
         /* libpq's text may quote the whole string, and with it a password. */
         return error_set(error, FAILURE_CONFIG,
                          "'%s' is not what libpq takes; write postgresql://[user@]host[:port]/database "
@@ -198,16 +226,19 @@ struct state {
     const char *advice; /* what to do next */
 };
 
+/* A table or a column that is not there. */
+#define MISSING_ADVICE "; see your table, or if it is counterd's, run 'flusher -c FILE migrate'"
+
 static const struct state states[] = {
     {"40", FAILURE_COLLISION, ""},
     {"25006", FAILURE_LATER, "; this is a standby or set read-only: the url has to lead to the primary"},
     {"28", FAILURE_CONFIG, "; see the user and the password of this database"},
     {"3D000", FAILURE_CONFIG, "; create the database"},
     {"3F000", FAILURE_CONFIG, "; run 'flusher -c FILE migrate'"},
-    {"42P01", FAILURE_CONFIG, "; run 'flusher -c FILE migrate'"},
-    {"42703", FAILURE_CONFIG, "; run 'flusher -c FILE migrate'"},
+    {"42P01", FAILURE_CONFIG, MISSING_ADVICE},
+    {"42703", FAILURE_CONFIG, MISSING_ADVICE},
     {"42501", FAILURE_CONFIG, "; grant it, or connect as the owner"},
-    {"42", FAILURE_CONFIG, "; the tables are not as migrations/ makes them"},
+    {"42", FAILURE_CONFIG, "; the table has changed, see the next run, or is not as migrations/ makes it"},
     {"55P03", FAILURE_LATER, "; somebody holds the lock for long, see pg_stat_activity"},
     {"21", FAILURE_REFUSED, ""},
     {"22", FAILURE_REFUSED, ""},
@@ -220,9 +251,28 @@ static const struct state states[] = {
     {"P0", FAILURE_REFUSED, ""},
 };
 
+/* Classes of what is wrong with the server, or with what it was told. All that is in neither list is a
+ * trigger's own: RAISE takes any five characters. */
+static const char server_classes[] = "08 0A 25 26 3B 53 55 57 58 72 F0 HV XX";
+
 const char *postgres_state(const struct postgres *postgres)
 {
     return postgres->state;
+}
+
+/* A policy that does not let a row in has the code of a right that is missing. */
+static bool is_policy(const char *code, const PGresult *result)
+{
+    const char *function = PQresultErrorField(result, PG_DIAG_SOURCE_FUNCTION);
+
+    return strcmp(code, "42501") == 0 && function && strcmp(function, "ExecWithCheckOptions") == 0;
+}
+
+static bool is_of_server(const char *code)
+{
+    const char class[] = {code[0], code[0] ? code[1] : '\0', '\0'};
+
+    return strstr(server_classes, class) != NULL;
 }
 
 static int classify(struct postgres *postgres, const PGresult *result, struct error *error)
@@ -231,12 +281,21 @@ static int classify(struct postgres *postgres, const PGresult *result, struct er
     const char *primary = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
     char text[600];
 
-    snprintf(postgres->state, sizeof(postgres->state), "%s", code ? code : "");
     one_line(primary ? primary : PQresultErrorMessage(result), text, sizeof(text));
-    for (size_t i = 0; code && i < ARRAY_LEN(states); i++)
-        if (strncmp(code, states[i].code, strlen(states[i].code)) == 0)
-            return error_set(error, states[i].failure, "Postgres: %s%s", text, states[i].advice);
-    return error_set(error, FAILURE_LATER, "Postgres: %s (SQLSTATE %s)", text, code ? code : "none");
+    code = code ? code : "";
+    snprintf(postgres->state, sizeof(postgres->state), "%s", code);
+    if (is_policy(code, result))
+        return error_set(error, FAILURE_REFUSED, "Postgres: %s", text);
+    for (size_t i = 0; i < ARRAY_LEN(states); i++) {
+        if (strncmp(code, states[i].code, strlen(states[i].code)) != 0)
+            continue;
+        /* What we ask for ourselves has no context: it was a trigger that misses something. */
+        if (states[i].failure == FAILURE_CONFIG && PQresultErrorField(result, PG_DIAG_CONTEXT))
+            return error_set(error, FAILURE_REFUSED, "Postgres: %s", text);
+        return error_set(error, states[i].failure, "Postgres: %s%s", text, states[i].advice);
+    }
+    return error_set(error, is_of_server(code) ? FAILURE_LATER : FAILURE_REFUSED,
+                     "Postgres: %s (SQLSTATE %s)", text, code[0] ? code : "none");
 }
 
 static int lose_connection(struct postgres *postgres, struct error *error)

@@ -107,7 +107,8 @@ int prune_requests(struct postgres *postgres, struct source_redis *source, const
 static const char prune_ledger[] =
     "WITH old AS (SELECT l.shard, l.gen FROM counterd.ledger AS l"
     " JOIN counterd.shards AS s ON s.namespace = $1 AND s.shard = l.shard"
-    " WHERE l.namespace = $1 AND l.gen < $4 AND l.gen <> s.head_gen"
+    " LEFT JOIN counterd.ledger AS head ON head.namespace = $1 AND head.gen = s.head_gen"
+    " WHERE l.namespace = $1 AND l.gen < $4 AND l.gen <> s.head_gen AND l.gen IS DISTINCT FROM head.prev_gen"
     " AND l.applied_at < now() - make_interval(days => $2::integer) ORDER BY l.gen LIMIT $3::bigint),"
     " locked AS (SELECT shard FROM counterd.shards WHERE namespace = $1 AND shard IN (SELECT shard FROM old)"
     " ORDER BY shard FOR UPDATE SKIP LOCKED),"

@@ -18,7 +18,8 @@ MUST_CHECK int prune_requests(struct postgres *postgres, struct source_redis *so
                               const struct config *config, struct error *error);
 
 /* Rows of counterd.ledger and counterd.runs that are older than flush.keep_days, in the same manner. The
- * newest row of each shard stays, however old. */
+ * newest row of each shard stays, however old, and the one before it, by which Redis goes until it has
+ * released the newest. */
 MUST_CHECK int prune_books(struct postgres *postgres, const struct config *config, struct error *error);
 
 #endif

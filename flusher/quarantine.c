@@ -209,6 +209,23 @@ static int add_members(const struct pg_result *rows, struct updates *updates)
     return r;
 }
 
+/* Days whose rollups may be in it. */
+static int make_days(struct postgres *postgres, const struct config *config, const struct plan *plan,
+                     int64_t id, struct error *error)
+{
+    struct parameters parameters = {0};
+
+    parameters_text(&parameters, config->namespace);
+    parameters_bigint(&parameters, id);
+    return deliver_days(
+        postgres, plan,
+        "SELECT DISTINCT COALESCE(substring(member FROM ' ([0-9]{1,18})$')::bigint,"
+        " extract(epoch FROM COALESCE(q.last_append_at, q.sealed_at))::bigint) / 86400 * 86400"
+        " FROM counterd.quarantine AS q, unnest(q.members) AS member"
+        " WHERE q.namespace = $1 AND q.id = $2::bigint AND q.resolution IS NULL",
+        &parameters, error);
+}
+
 /* Into the tables of the targets as they are now, like those of a flush. */
 static int deliver_members(struct postgres *postgres, const struct config *config, const struct plan *plan,
                            const struct decision *decision, struct error *error)
@@ -294,6 +311,8 @@ static int decide(struct postgres *postgres, const struct config *config, int64_
     struct plan *plan = NULL;
     int r = obstacles ? plan_make(postgres, config, &plan, error) : 0;
 
+    if (r == 0 && plan)
+        r = make_days(postgres, config, plan, id, error);
     if (r == 0)
         r = postgres_begin(postgres, error);
     if (r == 0)

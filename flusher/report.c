@@ -55,7 +55,8 @@ static const char *spell(const struct field *field, char buf[LOG_TEXT_BYTES])
         snprintf(buf, LOG_TEXT_BYTES, "%" PRId64, field->number);
         return buf;
     case FIELD_MS:
-        snprintf(buf, LOG_TEXT_BYTES, "%" PRId64 ".%03d", field->number / 1000, (int)(field->number % 1000));
+        snprintf(buf, LOG_TEXT_BYTES, "%s%" PRId64 ".%03d", field->number < 0 ? "-" : "",
+                 labs(field->number / 1000), (int)labs(field->number % 1000));
         return buf;
     case FIELD_FLAG:
         return field->number ? "true" : "false";

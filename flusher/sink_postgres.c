@@ -61,7 +61,7 @@ struct sink_postgres {
     const char *left_out; /* what the writers begin with that get no row in the vector; "" = none */
     const struct plan *plan;
     struct applier *applier;
-    int64_t days[DAYS_KNOWN_MAX]; /* that have a partition of counterd.rollups, or get none */
+    int64_t days[DAYS_KNOWN_MAX]; /* that have their partitions of counterd.rollups, or get none */
     size_t days_len;
     struct pgarray columns[COLUMN_COUNT];
 };
@@ -263,7 +263,7 @@ static int make_day(struct sink_postgres *sink, int64_t unix_s, struct error *er
     return 0;
 }
 
-/* A partition of counterd.rollups for each day that an update is of. */
+/* The partitions of counterd.rollups for each day that an update is of. */
 static int prepare(void *context, const struct cargo *cargo, const struct updates *updates,
                    struct error *error)
 {

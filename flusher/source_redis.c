@@ -380,11 +380,12 @@ static void expect(void *context, uint32_t first, uint32_t len)
 /* What seal answered ahead, if it did; the page is kept. */
 static struct redisReply *take_ahead(struct source_redis *source, uint32_t shard)
 {
-    struct ahead *ahead = &source->ahead[shard - source->ahead_first];
     struct redisReply *seal;
+    struct ahead *ahead;
 
     if (shard < source->ahead_first || shard - source->ahead_first >= SOURCE_AHEAD_MAX)
         return NULL;
+    ahead = &source->ahead[shard - source->ahead_first];
     seal = ahead->seal;
     page_done(&source->page);
     source->page = ahead->page;

@@ -8,6 +8,7 @@ void layout_done(struct layout *layout)
     for (size_t i = 0; i < layout->key_len; i++) {
         free(layout->key[i].name);
         free(layout->key[i].type);
+        free(layout->key[i].equals);
     }
     free(layout->table);
     free(layout->value);
@@ -95,7 +96,8 @@ static void write_changes(FILE *out, const struct layout *layout, const char *de
 static void write_match(FILE *out, const struct layout *layout)
 {
     for (size_t i = 0; i < layout->key_len; i++)
-        fprintf(out, "%st.%s = u.k%zu", i > 0 ? " AND " : "", layout->key[i].name, i + 1);
+        fprintf(out, "%st.%s %s u.k%zu", i > 0 ? " AND " : "", layout->key[i].name, layout->key[i].equals,
+                i + 1);
 }
 
 static void write_update(FILE *out, const struct layout *layout)
@@ -139,8 +141,8 @@ static void write_get(FILE *out, const struct layout *layout)
             " LEFT JOIN (SELECT t.%s AS value, 1 AS found FROM %s AS t WHERE ",
             layout->value, layout->table);
     for (size_t i = 0; i < layout->key_len; i++)
-        fprintf(out, "%st.%s = CAST($%zu::text AS %s)", i > 0 ? " AND " : "", layout->key[i].name, i + 3,
-                layout->key[i].type);
+        fprintf(out, "%st.%s %s CAST($%zu::text AS %s)", i > 0 ? " AND " : "", layout->key[i].name,
+                layout->key[i].equals, i + 3, layout->key[i].type);
     fprintf(out, ") AS c ON true"
                  " LEFT JOIN counterd.shards AS s ON s.namespace = $1 AND s.shard = $2::bigint");
 }

@@ -13,8 +13,9 @@
 #include "lib/util.h"
 
 struct key_column {
-    char *name; /* quoted */
-    char *type; /* what to cast to, quoted, without a length: a cast to one would cut the value */
+    char *name;   /* quoted */
+    char *type;   /* what to cast to, quoted, without a length: a cast to one would cut the value */
+    char *equals; /* the operator that says whether two are the same, quoted */
     bool is_integer;
     int64_t min, max; /* of an integer */
 };

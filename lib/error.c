@@ -3,6 +3,13 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#include "lib/text.h"
+
+static void cut(char *text)
+{
+    text[text_whole(span_of(text))] = '\0';
+}
+
 int error_set(struct error *error, int code, const char *format, ...)
 {
     va_list args;
@@ -10,6 +17,7 @@ int error_set(struct error *error, int code, const char *format, ...)
     va_start(args, format);
     vsnprintf(error->text, sizeof(error->text), format, args);
     va_end(args);
+    cut(error->text);
     return code;
 }
 
@@ -22,7 +30,9 @@ int error_prefix(struct error *error, int code, const char *format, ...)
     va_start(args, format);
     vsnprintf(context, sizeof(context), format, args);
     va_end(args);
+    cut(context);
     snprintf(error->text, sizeof(error->text), "%s: %.*s", context,
              (int)(sizeof(error->text) - sizeof(context) - 3), inner.text);
+    cut(error->text);
     return code;
 }

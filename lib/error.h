@@ -2,7 +2,7 @@
  *
  * A function that can fail returns 0 or a negative errno and takes a `struct error *` last; it fills the text
  * only when it fails. Texts are for operators: lowercase, values in single quotes, and what to do when that
- * is known. A text too long is cut.
+ * is known. A text too long is cut, between two characters.
  */
 #ifndef LIB_ERROR_H
 #define LIB_ERROR_H

@@ -68,6 +68,35 @@ const struct target *targets_find_in(const struct targets *targets, size_t lane,
     return target && target->lane == lane ? target : NULL;
 }
 
+bool target_table_is_ours(const char *table)
+{
+    return strcmp(table, COUNTERS_TABLE) == 0 || strcmp(table, ROLLUPS_TABLE) == 0;
+}
+
+/* How often targets name it. */
+static size_t count_uses(const struct targets *targets, const char *table)
+{
+    size_t uses = 0;
+
+    for (size_t i = 0; i < targets->len; i++) {
+        uses += strcmp(targets->items[i].table, table) == 0;
+        for (size_t j = 0; j < targets->items[i].rollups_len; j++)
+            uses += strcmp(targets->items[i].rollups[j].table, table) == 0;
+    }
+    return uses;
+}
+
+bool targets_share_rows(const struct targets *targets, const struct target *target)
+{
+    bool open = pattern_is_open(target->pattern);
+    bool shared = !target_table_is_ours(target->table) && (open || count_uses(targets, target->table) > 1);
+
+    for (size_t i = 0; i < target->rollups_len; i++)
+        shared |= !target_table_is_ours(target->rollups[i].table) &&
+                  (open || count_uses(targets, target->rollups[i].table) > 1);
+    return shared;
+}
+
 int64_t bucket_divisor(int64_t a, int64_t b)
 {
     while (b != 0) {

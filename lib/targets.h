@@ -86,6 +86,14 @@ const struct target *targets_find(const struct targets *targets, struct span key
  * has no target there. */
 const struct target *targets_find_in(const struct targets *targets, size_t lane, struct span key);
 
+/* Of COUNTERS_TABLE and ROLLUPS_TABLE. */
+bool target_table_is_ours(const char *table);
+
+/* Whether a row of the target's table, or of one of its rollups', may be several keys': of two targets, one
+ * for each of its columns, or of all that a "*" takes. In our own tables it is one key's. Goes by how tables
+ * are written. */
+bool targets_share_rows(const struct targets *targets, const struct target *target);
+
 /* Where an event of a key counts. */
 struct route {
     uint32_t lane;

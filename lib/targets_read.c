@@ -155,6 +155,10 @@ static void read_rollup(struct reader *reader, const cJSON *object, const char *
     target->rollups_len++;
     read_bucket(reader, object, place, rollup);
     read_retention(reader, object, place, rollup);
+    if (rollup->retention_s > 0 && rollup->retention_s < rollup->bucket_s)
+        mistake(reader,
+                "'%s.retention' is %" PRId64 " days, shorter than its bucket, which would go before it ends",
+                place, rollup->retention_s / DAY_S);
 }
 
 static void read_rollups(struct reader *reader, const cJSON *rollups, const char *place,

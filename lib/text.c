@@ -68,6 +68,19 @@ bool text_is_utf8(struct span text)
     return true;
 }
 
+size_t text_whole(struct span text)
+{
+    size_t tail = 0;
+
+    while (tail < 3 && tail < text.len && ((unsigned char)text.ptr[text.len - tail - 1] & 0xc0) == 0x80)
+        tail++;
+    if (tail == text.len)
+        return 0;
+    tail++;
+    return utf8_sequence((const unsigned char *)text.ptr + text.len - tail, tail) == tail ? text.len
+                                                                                          : text.len - tail;
+}
+
 bool text_has_forbidden(struct span text)
 {
     for (size_t i = 0; i < text.len; i++) {

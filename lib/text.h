@@ -20,6 +20,9 @@ struct span text_take_line(struct span *rest);
 
 bool text_is_utf8(struct span text);
 
+/* How long a text that was cut anywhere is without the character that the cut went through. */
+size_t text_whole(struct span text);
+
 /* Whether it holds what may stand neither in a key nor in the name or value of a tag. */
 bool text_has_forbidden(struct span text);
 

@@ -168,6 +168,33 @@ class EveryStep(harness.Case):
                 self.assertEqual(self.counters(), {f"key.{key}": rounds for key in range(30)})
                 self.assertEqual(self.redis.pending(), {})
 
+    def test_the_row_that_redis_goes_by_is_not_pruned(self):
+        """A slow run ends, and clears old rows, when another has just committed and was killed before it could release."""
+        self.migrate()
+        counterd = self.counterd(shards=1)
+        proxy, config = self.postgres_proxy(shards=1)
+        direct = self.write_config("direct.json", shards=1)
+        counterd.send_udp(["a:1|c"])
+        counterd.settle(1)
+        self.flush(config=direct)
+        # As if that had been long ago.
+        self.query("update counterd.ledger set gen = '00' || substr(gen, 3), applied_at = now() - interval '91 days';"
+                   "update counterd.shards set head_gen = '00' || substr(head_gen, 3)")
+        self.redis.call("HSET", "{counterd:0}:meta", "prev_gen", self.query("select gen from counterd.ledger")[0][0])
+        self.flusher("audit", config=direct)
+
+        def commit_and_die(_flusher):
+            counterd.send_udp(["a:2|c"])
+            counterd.settle(2)
+            code = self.flush_and_interfere(proxy, config, is_sql("commit\0"), False,
+                                            lambda flusher: flusher.signal(signal.SIGKILL))
+            self.assertEqual(code, -signal.SIGKILL)
+
+        code = self.flush_and_interfere(proxy, config, is_sql("as old order by shard"), True, commit_and_die)
+        self.assertEqual(code, harness.EXIT_OK)
+        self.flusher("audit", config=direct)
+        self.assertEqual(self.counters(), {"a": 3})
+
 
 if __name__ == "__main__":
     harness.main()

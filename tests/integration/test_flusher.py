@@ -26,6 +26,12 @@ class Commands(harness.Case):
         counterd.send_udp(lines)
         counterd.settle(self.sent)
 
+    def as_role(self, name, sql):
+        """The flusher is somebody else from now on, for whom a superuser did this."""
+        self.query(f"drop role if exists {name}; create role {name} login; {sql}")
+        self.addCleanup(self.query, f"drop owned by {name} cascade; drop role {name}")
+        self.config["postgres"] = {"url": self.postgres.url(self.database, user=name)}
+
     def test_nothing_to_flush(self):
         done = self.flush()
         self.assertEqual(self.counters(), {})
@@ -116,18 +122,20 @@ class Commands(harness.Case):
                          [["counterd", "t"]])
 
     def test_old_rows_go_and_the_audit_still_balances(self):
-        """The newest row of a shard stays, however old: Redis goes on from it."""
+        """The newest two rows of a shard stay, however old: Redis goes on from them."""
         counterd = self.counterd()
         for _ in range(3):
             self.send(counterd, [f"key.{n}:2|c" for n in range(40)])
             self.flush()
-        heads = self.query("select count(*), sum(cumulative_total) from counterd.shards where head_gen <> ''")
         self.query("update counterd.ledger set applied_at = applied_at - interval '91 days',"
                    " gen = case when gen in (select head_gen from counterd.shards) then gen else '00' || substr(gen, 3) end,"
                    " prev_gen = case when prev_gen = '' then '' else '00' || substr(prev_gen, 3) end")
+        newest = "select count(*), sum(l.cumulative_total) from counterd.ledger as l"
+        kept = self.query(newest + " join counterd.shards as s using (shard) join counterd.ledger as head on head.gen = s.head_gen"
+                                   " where l.gen in (head.gen, head.prev_gen)")
         self.query("update counterd.runs set finished_at = finished_at - interval '91 days'")
         self.flush()
-        self.assertEqual(self.query("select count(*), sum(cumulative_total) from counterd.ledger"), heads)
+        self.assertEqual(self.query(newest), kept)
         self.assertEqual(self.query("select sum(pruned_total) > 0, count(*) from counterd.shards"), [["t", "8"]])
         self.assertEqual(self.query("select count(*) from counterd.runs"), [["1"]])
         self.flusher("audit")
@@ -147,6 +155,116 @@ class Commands(harness.Case):
         self.flush(deadline_s=60)
         [[count, total]] = self.query("select count(*), sum(value) from counterd.counters")
         self.assertEqual((int(count), int(total)), (60000, sum(range(60001))))
+
+    def test_a_clock_that_was_set_back_during_a_run(self):
+        self.flush()
+        self.query("update counterd.runs set finished_at = started_at - interval '1.5 s'")
+        self.assertEqual(json.loads(self.flusher("status", "--json").out)["last_run_seconds"], -1.5)
+
+    def test_no_primary_among_the_hosts_is_no_mistake_in_the_configuration(self):
+        """As between the moment a primary is gone and the one a standby takes over."""
+        self.as_role("waiting", "alter role waiting superuser; alter role waiting set default_transaction_read_only = on")
+        host = self.postgres.directory
+        for wanted in ("read-write", "primary"):
+            url = f"host={host},{host} dbname={self.database} user=waiting target_session_attrs={wanted}"
+            self.config["postgres"] = {"url": url}
+            if wanted == "read-write":
+                self.assertIn("read-only", self.flush(code=harness.EXIT_UNAVAILABLE).err)
+                self.query("alter role waiting reset default_transaction_read_only")
+            self.flush()
+
+    def test_a_service_that_is_nowhere_is_named(self):
+        self.config["postgres"] = {"url": "service=shop"}
+        done = self.flush(code=harness.EXIT_CONFIG, env={"PGSERVICEFILE": str(self.dir / "none")})
+        self.assertIn("none", done.err)
+        (self.dir / "services").write_text("[other]\ndbname=x\n")
+        done = self.flush(code=harness.EXIT_CONFIG, env={"PGSERVICEFILE": str(self.dir / "services")})
+        self.assertIn('shop', done.err)
+
+    def test_settings_of_the_role_that_others_like(self):
+        """What a session finds set must not change what is written, nor stop it."""
+        self.as_role("odd", "alter role odd superuser")
+        for setting, value in {
+                "search_path": "''", "timezone": "'America/St_Johns'", "datestyle": "'German, DMY'",
+                "intervalstyle": "'sql_standard'", "default_transaction_isolation": "'serializable'",
+                "default_transaction_deferrable": "on", "lock_timeout": "'1ms'", "statement_timeout": "'20s'",
+                "idle_in_transaction_session_timeout": "'20ms'", "standard_conforming_strings": "off",
+                "quote_all_identifiers": "on", "row_security": "off", "synchronous_commit": "off",
+                "extra_float_digits": "-15", "bytea_output": "'escape'", "array_nulls": "off", "xmloption": "document",
+                "transform_null_equals": "on"}.items():
+            self.query(f"alter role odd set {setting} = {value}")
+        self.query("create table public.posts (id int primary key, n numeric(12,2), seen timestamp)")
+        self.config["targets"] = [
+            {"match": "post.{id}", "table": "public.posts", "value": "n", "touch": "seen", "missing": "insert"},
+            {"match": "*", "table": "counterd.counters", "rollup": {"bucket": "1h"}}]
+        counterd = self.counterd()
+        [[at]] = self.query("select extract(epoch from date_bin('1 hour', now() - interval '9 days', 'epoch'))::bigint")
+        for _ in range(2):
+            self.send(counterd, ["post.7:2|c", "post.x:1|c", "a:1|c", f"a'\\\"$1:2|c|T{at}"])
+            self.flush()
+        self.assertEqual(self.counters(), {"a": 2, "a'\\\"$1": 4})
+        self.assertEqual(self.query("select id, n, abs(extract(epoch from now() at time zone 'utc' - seen)) < 600 from posts"),
+                         [["7", "4.00", "t"]])
+        self.assertEqual(self.query(f"select value from counterd.rollups where bucket = to_timestamp({at})"), [["4"]])
+        self.assertEqual([json.loads(self.flusher("get", key, "--json").out)["value"] for key in ("post.7", "a")], [4, 2])
+        self.assertEqual(json.loads(self.flusher("parked", "retry", "--json").out)["still_parked_rows"], 2)
+        for command in ("audit", "status"):
+            self.flusher(command)
+
+    def test_a_key_that_is_no_text(self):
+        done = self.program(harness.FLUSHER, "-c", self.write_config("f.json"), "get", b"\xff".decode(errors="surrogateescape"))
+        self.assertEqual(done.code, harness.EXIT_USAGE, done)
+
+    def test_nothing_there_yet(self):
+        """Every command on tables without a row, and before there are any."""
+        for args, text in (("get", "a"), "no such key"), (("status",), "last_run"), (("audit",), "balanced"), \
+                (("parked", "list"), "rows=0"), (("parked", "retry"), "applied_rows=0"), \
+                (("parked", "drop", "--match", "*"), "dropped_rows=0"), (("quarantine", "list"), "nothing waits"), \
+                (("run", "--dry-run"), "keys=0"), (("top", "--once"), "Redis"):
+            self.assertIn(text, self.flusher(*args).out, args)
+        for args in ("apply", "1"), ("drop", "1"):
+            self.assertIn("no row 1", self.flusher("quarantine", *args, code=65).err)
+        self.query("drop schema counterd cascade")
+        for args in ("get", "a"), ("audit",), ("parked", "list"), ("quarantine", "list"), ("run",), ("run", "--dry-run"):
+            self.assertIn("migrate", self.flusher(*args, code=harness.EXIT_CONFIG).err, args)
+
+    def test_migrate_takes_no_more_than_the_schema(self):
+        self.as_role("keeper", "drop schema counterd cascade; create schema counterd authorization keeper")
+        self.migrate()
+        self.flush()
+        self.assertIn("applied=0", self.migrate().out)
+
+    def test_the_rights_of_a_role_that_owns_nothing(self):
+        """examples/flusher-role.sql is enough for all that every command does."""
+        self.as_role("counterd_flusher", (harness.ROOT / "examples" / "flusher-role.sql").read_text())
+        self.query("create table posts (id int primary key, n int); insert into posts values (1, 0);"
+                   "grant select, update on posts to counterd_flusher")
+        self.config.update(shards=1, targets=[{"match": "post.{id}", "table": "posts", "value": "n"},
+                                              {"match": "*", "table": "counterd.counters"}])
+        counterd = self.counterd()
+        for _ in range(2):
+            self.send(counterd, ["a:1|c", "post.1:1|c", "post.2:1|c", "post.3:1|c"])
+            self.flush()
+        self.query("insert into posts values (2, 0)")
+        for args in ("get", "a"), ("parked", "list"), ("parked", "retry"), ("parked", "drop", "--match", "*"):
+            self.flusher(*args)
+        self.assertEqual(self.query("select * from posts order by id"), [["1", "2"], ["2", "2"]])
+        self.query("insert into counterd.quarantine (namespace, gen, shard, prev_gen, identity, vector, members, deltas,"
+                   " accepted_at_seal, opened_at, sealed_at, total) select 'counterd', n, 0, '', '{}', '{}', '{a}', '{10}',"
+                   " 0, now(), now(), 10 from generate_series(1, 2) as n")
+        for args in ("list",), ("apply", "1"), ("drop", "2"):
+            self.flusher("quarantine", *args)
+        for args in ("status",), ("audit",):
+            self.flusher(*args)
+        self.query("insert into counterd.writers values ('counterd', 0, 'once:x', 1, now() - interval '100 days');"
+                   "insert into counterd.ledger select namespace, '0', shard, '', '{}', 0, 0, 0, 0, 0, 0, opened_at,"
+                   " sealed_at, now() - interval '100 days' from counterd.ledger limit 1;"
+                   "update counterd.runs set finished_at = now() - interval '100 days'")
+        self.flush()
+        self.assertEqual(self.query("select (select count(*) from counterd.writers where writer = 'once:x'),"
+                                    " (select count(*) from counterd.ledger where gen = '0'),"
+                                    " (select count(*) from counterd.runs)"), [["0", "0", "1"]])
+        self.assertEqual(self.counters(), {"a": 12})
 
 
 class Crashes(harness.Case):

@@ -244,6 +244,22 @@ class Living(Merge):
         harness.wait_until(lambda: self.flush(code=None).code == 0, what="a flush")
         self.check()
 
+    def test_the_longest_retention_of_all_that_share_the_rollups_decides(self):
+        """Lanes of one database have one counterd.rollups."""
+        rollup = {"bucket": "1h", "retention": "1d"}
+        self.config["targets"] = [{**TARGETS[0], "rollup": rollup}, {**TARGETS[3], "rollup": {**rollup, "retention": "30d"}}]
+        self.query("create table counterd.rollups_20010101 partition of counterd.rollups for values from"
+                   " ('2001-01-01 00:00:00+00') to ('2001-01-02 00:00:00+00')")
+        daemon = self.counterd()
+        [[at]] = self.query("select extract(epoch from date_bin('1 hour', now() - interval '9 days', 'epoch'))::bigint")
+        daemon.send_udp([f"sum.a:5|c|T{at}", f"peak.a:7|c|T{at}"])
+        daemon.settle(2)
+        self.flush()
+        self.flush()
+        self.assertEqual(self.query("select key, extract(epoch from bucket)::bigint, value from counterd.rollups order by 1"),
+                         [["peak.a", at, "7"], ["sum.a", at, "5"]])
+        self.assertEqual(self.query("select to_regclass('counterd.rollups_20010101') is null"), [["t"]])
+
 
 class Script(harness.Case):
     """What append.lua does of which counterd makes no use, or seldom."""

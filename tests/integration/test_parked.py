@@ -223,6 +223,19 @@ class Parked(Targets):
         self.assertEqual(self.parked(), [["post.views.2", 20, "missing"]])
         self.balance(parked=20, applied=51)
 
+    def test_a_quarantined_generation_gets_the_days_that_its_rollups_need(self):
+        self.use({**CATCH_ALL, "rollup": {"bucket": "1h"}}, shards=1)
+        self.flush()
+        at = int(self.query("select extract(epoch from date_bin('1 hour', now() - interval '9 days', 'epoch'))::bigint")[0][0])
+        self.query("insert into counterd.quarantine (namespace, gen, shard, prev_gen, identity, vector, members, deltas,"
+                   " accepted_at_seal, opened_at, sealed_at, total) values ('counterd', 'lost', 0, '', '{\"w\": [1, 2]}', "
+                   f"'{{}}', '{{page.home {at}}}', '{{10}}', 0, now(), now(), 10)")
+        self.flusher("quarantine", "apply", self.query("select id from counterd.quarantine")[0][0])
+        self.assertEqual(self.parked(), [])
+        self.assertEqual(self.query("select key, extract(epoch from bucket)::bigint, value from counterd.rollups"),
+                         [["page.home", str(at), "10"]])
+        self.balance(applied=10)
+
 
 if __name__ == "__main__":
     harness.main()

@@ -180,6 +180,11 @@ class Refusals(Targets):
         harness.wait_until(lambda: self.query("select view_count from posts") == [["1"]], what="a row")
         self.assertEqual(flusher.stop(), 0)
 
+    def test_a_type_that_cuts_is_none_for_a_key(self):
+        """`name` keeps 63 bytes, without a word."""
+        self.refused(POSTS, "which a placeholder can't be", sql="create table posts (id name primary key, view_count int)",
+                     mend="ALTER TABLE public.posts ALTER COLUMN id TYPE text;")
+
 
 class Rows(Targets):
     SCORES = {"match": "team.{team_id}.user.{user_id}.points", "table": "scores", "value": "points"}
@@ -325,6 +330,109 @@ class Rows(Targets):
         self.assertEqual(self.get("page.home")["parked"], 5)
         self.assertEqual(self.audit()["verdict"], "balanced")
 
+    def test_errors_with_a_code_of_the_applications_own(self):
+        """RAISE ... USING ERRCODE takes any five characters; it is one key's fault all the same."""
+        codes = ("45000", "MY001", "ABCDE", "99999")
+        cases = " ".join(f"when {n} then '{code}'" for n, code in enumerate(codes))
+        self.use({**POSTS, "missing": "insert"}, CATCH_ALL,
+                 sql="create table posts (id int primary key, view_count int);"
+                     "create function refuse() returns trigger language plpgsql as $$ begin"
+                     f" if new.id < {len(codes)} then raise 'not you' using errcode = (case new.id {cases} end); end if;"
+                     " return new; end $$;"
+                     "create trigger refuse before insert on posts for each row execute function refuse()", shards=1)
+        self.count(*(f"post.views.{n}:1|c" for n in range(len(codes) + 1)))
+        self.flush()
+        self.assertEqual(self.query("select id, view_count from posts"), [[str(len(codes)), "1"]])
+        self.assertEqual(self.parked(), [[f"post.views.{n}", 1, "refused"] for n in range(len(codes))])
+        self.assertEqual(self.audit()["verdict"], "balanced")
+
+    def test_a_policy_that_refuses_a_row(self):
+        self.query("drop role if exists tenant; create role tenant login")
+        self.addCleanup(self.query, "drop owned by tenant; drop role tenant")
+        self.use({**POSTS, "missing": "insert"}, CATCH_ALL,
+                 sql="create table posts (id int primary key, view_count int); alter table posts enable row level security;"
+                     "create policy small on posts using (true) with check (view_count < 10)")
+        self.query("grant all on all tables in schema public, counterd to tenant; grant usage on schema counterd to tenant")
+        self.count("post.views.1:1|c", "post.views.2:20|c", "page.home:1|c")
+        self.config["postgres"] = {"url": self.postgres.url(self.database, user="tenant")}
+        self.flush()
+        self.assertEqual(self.query("select * from posts"), [["1", "1"]])
+        self.assertEqual(self.parked(), [["post.views.2", 20, "refused"]])
+
+    def test_a_long_complaint_is_cut_between_characters(self):
+        """Or the row that keeps it would be refused too, and with it all of its shard."""
+        self.use({**POSTS, "missing": "insert"}, CATCH_ALL,
+                 sql="create table posts (id int primary key, view_count int);"
+                     "create function refuse() returns trigger language plpgsql as $$ begin"
+                     " if new.id < 8 then raise '%', repeat('x', new.id) || repeat('\u0436\u20ac', 300); end if;"
+                     " return new; end $$;"
+                     "create trigger refuse before insert on posts for each row execute function refuse()", shards=1)
+        self.count(*(f"post.views.{n}:1|c" for n in range(9)))
+        self.flush()
+        self.assertEqual(self.query("select id from posts"), [["8"]])
+        self.assertEqual(self.parked(), [[f"post.views.{n}", 1, "refused"] for n in range(8)])
+        self.assertEqual(self.query("select count(*) from counterd.parked where detail like '%\u0436\u20ac%'"), [["8"]])
+
+    def test_a_type_whose_operators_are_not_on_the_search_path(self):
+        """citext, as extensions are often kept, in a schema of its own: 'Ab' and 'aB' are one row."""
+        for missing in ("park", "insert"):
+            with self.subTest(missing):
+                table = "posts_" + missing
+                self.use({**POSTS, "match": missing + ".{id}", "table": table, "missing": missing},
+                         sql="create schema if not exists ext; create extension if not exists citext schema ext;"
+                             f"create table {table} (id ext.citext primary key, view_count int);"
+                             f"insert into {table} values ('Ab', 0)", shards=1)
+                self.count(f"{missing}.Ab:1|c", f"{missing}.aB:2|c")
+                self.flush()
+                self.assertEqual(self.query(f"select view_count from {table}"), [["3"]])
+                self.assertEqual(self.parked(), [])
+                self.assertEqual(self.get(f"{missing}.ab")["stored"], 3)
+
+    def test_a_trigger_that_is_broken_stops_its_own_table_only(self):
+        """What it misses, a table or a right, is no mistake in the configuration."""
+        self.query("drop role if exists app; create role app login")
+        self.addCleanup(self.query, "drop owned by app; drop role app")
+        self.use({**POSTS, "missing": "insert"}, CATCH_ALL,
+                 sql="create table posts (id int primary key, view_count int); create table secret (id int);"
+                     "create function log() returns trigger language plpgsql as $$ begin"
+                     " if new.id = 1 then insert into no_log values (new.id); end if;"
+                     " if new.id = 2 then insert into secret values (new.id); end if; return new; end $$;"
+                     "create trigger log before insert on posts for each row execute function log();"
+                     "grant usage on schema counterd to app; grant all on all tables in schema counterd to app;"
+                     "grant all on posts to app")
+        self.config["postgres"] = {"url": self.postgres.url(self.database, user="app")}
+        self.count("post.views.1:1|c", "post.views.2:1|c", "post.views.3:1|c", "page.home:1|c")
+        self.flush()
+        self.assertEqual(self.query("select id from posts"), [["3"]])
+        self.assertEqual(self.counters(), {"page.home": 1})
+        self.assertEqual(self.parked(), [["post.views.1", 1, "refused"], ["post.views.2", 1, "refused"]])
+        self.assertEqual(self.query("select detail from counterd.parked where key = 'post.views.1'"),
+                         [['Postgres: relation "no_log" does not exist']])
+
+    def test_a_table_that_is_changed_between_the_look_and_the_write(self):
+        """Nothing is written; and all of it, once, when the table is as it was."""
+        self.use(POSTS, CATCH_ALL, sql="create table posts (id int primary key, view_count int); insert into posts values (1, 0)",
+                 shards=1)
+        directory = self.dir / "pg"
+        directory.mkdir()
+        proxy = harness.Proxy(directory / ".s.PGSQL.5432", self.postgres.directory / ".s.PGSQL.5432")
+        self.addCleanup(proxy.close)
+        through = self.write_config("through.json", postgres={"url": self.postgres.url(self.database, directory=directory)})
+        for rounds, (change, undo) in enumerate((
+                ("alter table posts rename view_count to n", "alter table posts rename n to view_count"),
+                ("alter table posts rename to gone", "alter table gone rename to posts"),
+                ("alter table posts alter id type text", "alter table posts alter id type int using id::int")), 1):
+            self.count("post.views.1:1|c", "page.home:1|c")
+            proxy.hold(lambda request: b"FOR UPDATE" in request, lambda change=change: self.query(change), True)
+            done = self.flush(config=through, code=harness.EXIT_CONFIG)
+            self.assertEqual(proxy.times, 0)
+            self.assertIn("target 'post.views.{id}'", done.err)
+            self.query(undo)
+            self.flush(config=through)
+            self.assertEqual(self.query("select view_count, value from posts, counterd.counters"), [[str(rounds)] * 2], change)
+        self.assertEqual(self.parked(), [])
+        self.assertEqual(self.audit()["verdict"], "balanced")
+
 
 class Rollups(Targets):
     HOURLY = {"match": "api.{customer}.calls", "table": "usage", "value": "calls", "missing": "insert",
@@ -408,6 +516,27 @@ class Rollups(Targets):
                          [["32"]])
         self.assertEqual(self.audit()["verdict"], "balanced")
 
+    def test_a_longer_bucket_begins_on_a_day_of_its_own(self):
+        """The partition that a row needs is its bucket's, not that of the finer bucket it is made of."""
+        self.use({**POSTS, "missing": "insert", "rollup": [{"table": "hourly", "bucket": "1h"},
+                                                           {"table": "counterd.rollups", "bucket": "30d"}]},
+                 sql="create table posts (id int primary key, view_count int);"
+                     "create table hourly (id int, bucket timestamptz, view_count int, primary key (id, bucket))")
+        month = 30 * 86400
+        now = int(self.query("select extract(epoch from now())::bigint")[0][0])
+        moment = now // month * month - month + 20 * 86400
+        self.count(f"post.views.1:1|c|T{moment}", "post.views.2:2|c")
+        self.flush()
+        self.assertEqual(self.parked(), [])
+        self.assertEqual(self.query("select key, extract(epoch from bucket)::bigint % 2592000, value from counterd.rollups "
+                                    "order by 1"), [["post.views.1", "0", "1"], ["post.views.2", "0", "2"]])
+        self.count(f"post.views.x:4|c|T{moment - month}")
+        self.flush()
+        self.query("update counterd.parked set key = 'post.views.3'")
+        self.flusher("parked", "retry")
+        self.assertEqual(self.parked(), [])
+        self.assertEqual(self.query("select value from counterd.rollups where key = 'post.views.3'"), [["4"]])
+
 
 class Locks(Targets):
     def test_an_application_that_updates_the_same_rows_the_other_way_round(self):
@@ -486,6 +615,32 @@ class Locks(Targets):
         self.flush()
         self.assertEqual(self.query("select count(*) from posts where view_count = 1 or (id = 1 and view_count = 101)"),
                          [["40"]])
+
+    def test_two_counts_in_one_row(self):
+        """A post's views and likes are two keys, of two shards: jobs, lanes and flushers that overlap take turns, and
+        none waits for another's rows in vain."""
+        rows, keys = 3000, ("post.views.{}", "post.likes.{}", "peak.{}", "team.{}.a", "team.{}.b")
+        posts = {"table": "posts", "missing": "insert"}
+        self.use({**posts, "match": "post.views.{id}", "value": "views", "rollup": {"table": "days", "bucket": "1d"}},
+                 {**posts, "match": "post.likes.{id}", "value": "likes"},
+                 {**posts, "match": "peak.{id}", "value": "best", "merge": "max"},
+                 {"match": "team.{id}.*", "table": "teams", "value": "points", "missing": "insert"}, CATCH_ALL,
+                 sql="create table posts (id int primary key, views int default 0, likes int default 0, best int);"
+                     "create table days (id int, bucket timestamptz, views int, primary key (id, bucket));"
+                     "create table teams (id int primary key, points int)",
+                 shards=32, flush={"jobs": 4, "keys_per_transaction": 4000})
+        self.flush()
+        waits = self.postgres.log().count("lock timeout")
+        for _ in range(2):
+            self.count(*(f"{key.format(n)}:1|c" for key in keys for n in range(rows)))
+            flushers = [self.track(harness.Process(f"flusher{n}", self.dir, [
+                harness.FLUSHER, "-c", self.write_config("f.json"), "run"])).spawn() for n in range(2)]
+            self.assertEqual([flusher.wait(2 * harness.DEADLINE_S) for flusher in flushers], [0, 0],
+                             "".join(flusher.tail() for flusher in flushers))
+        self.assertEqual(self.postgres.log().count("lock timeout"), waits)
+        self.assertEqual(self.query("select count(*), sum(views), sum(likes), sum(best) from posts"),
+                         [[str(rows), str(2 * rows), str(2 * rows), str(rows)]])
+        self.assertEqual(self.query("select count(*), sum(points) from teams"), [[str(rows), str(4 * rows)]])
 
 
 if __name__ == "__main__":

@@ -222,7 +222,7 @@ START_TEST(the_worse_failure_decides_the_exit_code)
 }
 END_TEST
 
-START_TEST(a_bucket_expires_by_the_longest_retention_of_its_lane)
+START_TEST(a_bucket_expires_by_the_longest_retention_in_its_database)
 {
     static const char text[] =
         "{\"targets\": ["
@@ -230,6 +230,8 @@ START_TEST(a_bucket_expires_by_the_longest_retention_of_its_lane)
         "\"retention\": \"3d\"}},"
         "{\"match\": \"b.*\", \"table\": \"counterd.counters\", \"rollup\": {\"bucket\": \"1h\", "
         "\"retention\": \"2d\"}},"
+        "{\"match\": \"m.{x}\", \"table\": \"t\", \"value\": \"v\", \"merge\": \"max\", \"rollup\": "
+        "{\"bucket\": \"1h\", \"retention\": \"1d\"}},"
         "{\"match\": \"c.*\", \"table\": \"counterd.counters\", \"database\": \"host=c\","
         " \"rollup\": {\"bucket\": \"1m\", \"retention\": \"none\"}}]}";
     const int64_t day_s = 86400, today = 20000;
@@ -238,14 +240,17 @@ START_TEST(a_bucket_expires_by_the_longest_retention_of_its_lane)
     struct error error;
 
     ck_assert_int_eq(config_parse("f", (struct span){text, strlen(text)}, &config, &error), 0);
-    options.targets = config->targets;
+    options.config = config;
     ck_assert(!partitions_expired(&options, today * day_s));
     ck_assert(!partitions_expired(&options, (today - 3) * day_s));
     ck_assert(partitions_expired(&options, (today - 3) * day_s - 1));
-    options.lane = 1;
+    config->lane = 1;
+    ck_assert_str_eq(config->lanes[1].database, "host=c");
     ck_assert(!partitions_expired(&options, day_s));
-    options.lane = 2;
-    ck_assert(!partitions_expired(&options, day_s));
+    config->lane = 2;
+    ck_assert_int_eq(config->lanes[2].merge, MERGE_MAX);
+    ck_assert(!partitions_expired(&options, (today - 3) * day_s));
+    ck_assert(partitions_expired(&options, (today - 3) * day_s - 1));
     config_free(config);
 }
 END_TEST
@@ -263,7 +268,7 @@ static void add_tests(TCase *tests)
     tcase_add_test(tests, adds_up_what_shards_hold);
     tcase_add_test(tests, keeps_the_largest_keys);
     tcase_add_test(tests, the_worse_failure_decides_the_exit_code);
-    tcase_add_test(tests, a_bucket_expires_by_the_longest_retention_of_its_lane);
+    tcase_add_test(tests, a_bucket_expires_by_the_longest_retention_in_its_database);
 }
 
 int main(void)

@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "lib/error.h"
 #include "lib/metric.h"
 #include "lib/text.h"
 #include "tests/unit/unit.h"
@@ -237,6 +238,38 @@ START_TEST(a_plain_line_ends_where_it_does)
 }
 END_TEST
 
+START_TEST(a_text_is_cut_between_characters)
+{
+    static const struct {
+        const char *text;
+        size_t len;
+    } cases[] = {
+        {"", 0},
+        {"a", 1},
+        {"a\xd0\xb6", 3},
+        {"a\xd0", 1},
+        {"\xe2\x82\xac", 3},
+        {"\xe2\x82", 0},
+        {"a\xf0\x9f\x98\x80", 5},
+        {"a\xf0\x9f\x98", 1},
+        {"a\xf0", 1},
+        {"\x82\xac", 0},
+    };
+    static const char euros[] = "\xe2\x82\xac\xe2\x82\xac\xe2\x82\xac";
+    struct error error;
+
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++)
+        ck_assert_msg(text_whole(span_of(cases[i].text)) == cases[i].len, "%zu", i);
+    for (int i = 0; i < 3; i++) {
+        ck_assert_int_eq(error_set(&error, -1, "%*s%s", (int)sizeof(error.text) - 4 + i, "", euros), -1);
+        ck_assert(text_is_utf8(span_of(error.text)));
+        ck_assert_uint_gt(strlen(error.text), sizeof(error.text) - 5);
+        error_prefix(&error, -1, "%*s%s", 252 + i, "", euros);
+        ck_assert(text_is_utf8(span_of(error.text)));
+    }
+}
+END_TEST
+
 static void add_tests(TCase *tests)
 {
     tcase_add_test(tests, tells_key_tags_time_and_ignored_fields);
@@ -248,6 +281,7 @@ static void add_tests(TCase *tests)
     tcase_add_test(tests, the_plain_parser_agrees_with_the_whole_one);
     tcase_add_test(tests, plain_lines_are_parsed_up_to_one_that_is_not);
     tcase_add_test(tests, a_plain_line_ends_where_it_does);
+    tcase_add_test(tests, a_text_is_cut_between_characters);
 }
 
 int main(void)

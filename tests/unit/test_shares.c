@@ -161,18 +161,19 @@ START_TEST(statements_hold_names_as_they_were_quoted)
 {
     char table[] = "app.\"My \"\"T\"\"\"", value[] = "\"n; --\"", bucket[] = "bucket";
     char names[2][8] = {"a", "\"B\""}, types[2][16] = {"pg_catalog.int4", "x.y"};
-    struct layout layout = {
-        .table = table,
-        .key = {{.name = names[0], .type = types[0]}, {.name = names[1], .type = types[1]}},
-        .key_len = 2,
-        .value = value,
-        .time_use = TIME_BUCKET,
-        .time = bucket};
+    char equals[2][16] = {"=", "OPERATOR(x.=)"};
+    struct layout layout = {.table = table,
+                            .key = {{.name = names[0], .type = types[0], .equals = equals[0]},
+                                    {.name = names[1], .type = types[1], .equals = equals[1]}},
+                            .key_len = 2,
+                            .value = value,
+                            .time_use = TIME_BUCKET,
+                            .time = bucket};
     char *update = statement_update(&layout), *upsert = statement_upsert(&layout);
 
     ck_assert_ptr_nonnull(
         strstr(update, "UPDATE app.\"My \"\"T\"\"\" AS t SET \"n; --\" = COALESCE(t.\"n; --\", 0) + "
-                       "u.delta FROM u WHERE t.a = u.k1 AND t.\"B\" = u.k2"));
+                       "u.delta FROM u WHERE t.a = u.k1 AND t.\"B\" OPERATOR(x.=) u.k2"));
     ck_assert_ptr_nonnull(
         strstr(upsert, "CAST(i.k1 AS pg_catalog.int4) AS k1, CAST(i.k2 AS x.y) AS k2, i.at"));
     ck_assert_ptr_nonnull(strstr(upsert, "ON CONFLICT (a, \"B\", bucket) DO UPDATE"));

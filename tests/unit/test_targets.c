@@ -136,6 +136,9 @@ START_TEST(every_mistake_is_named_with_its_place)
          "'targets[0].rollup[0].bucket' has 21 bytes; it takes 1 to 16"},
         {"\"targets\": [" POSTS ", \"rollup\": [{\"bucket\": \"1m\", \"retention\": \"1h\"}]}]",
          "'targets[0].rollup[0].retention' is '1h'; it takes whole days, as in \"30d\", or \"none\""},
+        {"\"targets\": [" POSTS ", \"rollup\": [{\"bucket\": \"7d\", \"retention\": \"6d\"}]}]",
+         "'targets[0].rollup[0].retention' is 6 days, shorter than its bucket, which would go before it "
+         "ends"},
         {"\"targets\": [" POSTS
          ", \"rollup\": [{\"table\": \"r\", \"bucket\": \"1m\", \"retention\": \"1d\"}]}]",
          "'targets[0].rollup[0].retention': only counterd.rollups is cleared by the flusher; leave it out"},
@@ -256,6 +259,29 @@ START_TEST(rules_outlive_the_file_they_came_from)
 }
 END_TEST
 
+START_TEST(rows_are_shared_by_targets_of_one_table_and_by_what_a_star_takes)
+{
+    static const char text[] =
+        "{\"targets\": ["
+        "{\"match\": \"v.{id}\", \"table\": \"posts\", \"value\": \"v\", \"rollup\": {\"table\": \"days\", "
+        "\"bucket\": \"1d\"}},"
+        "{\"match\": \"l.{id}\", \"table\": \"posts\", \"value\": \"l\", \"rollup\": {\"bucket\": \"1d\"}},"
+        "{\"match\": \"t.{id}.*\", \"table\": \"teams\", \"value\": \"n\"},"
+        "{\"match\": \"u.{id}\", \"table\": \"users\", \"value\": \"n\", \"rollup\": {\"table\": \"days\", "
+        "\"bucket\": \"1d\"}},"
+        "{\"match\": \"w.{id}\", \"table\": \"words\", \"value\": \"n\", \"rollup\": {\"bucket\": \"1d\"}},"
+        "{\"match\": \"*\", \"table\": \"counterd.counters\"}]}";
+    static const bool shared[] = {true, true, true, true, false, false};
+    struct config *config;
+    struct error error;
+
+    ck_assert_msg(config_parse("f", span_of(text), &config, &error) == 0, "%s", error.text);
+    for (size_t i = 0; i < ARRAY_LEN(shared); i++)
+        ck_assert_msg(targets_share_rows(config->targets, &config->targets->items[i]) == shared[i], "%zu", i);
+    config_free(config);
+}
+END_TEST
+
 static void add_tests(TCase *tests)
 {
     tcase_add_test(tests, without_any_all_keys_count_in_counters);
@@ -264,6 +290,7 @@ static void add_tests(TCase *tests)
     tcase_add_test(tests, every_mistake_is_named_with_its_place);
     tcase_add_test(tests, all_rules_that_match_fan_out_and_each_key_is_made_once);
     tcase_add_test(tests, a_bucket_is_fine_enough_for_all_keys_that_are_counted);
+    tcase_add_test(tests, rows_are_shared_by_targets_of_one_table_and_by_what_a_star_takes);
     tcase_add_test(tests, rules_outlive_the_file_they_came_from);
 }
 

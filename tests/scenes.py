@@ -23,6 +23,7 @@ class Traffic:
 
     def __init__(self, counterd, lines_per_s=2000, junk=0.0):
         self.target, self.lines_per_s, self.junk = counterd.address("udp"), lines_per_s, junk
+        self.lines = 0  # sent
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
@@ -39,6 +40,7 @@ class Traffic:
                          for _ in range(int(self.lines_per_s * 0.02 * wave))]
                 for payload in harness.datagrams(lines):
                     sender.sendto(payload, self.target)
+                self.lines += len(lines)
 
     def stop(self):
         self.ended.set()
@@ -46,10 +48,6 @@ class Traffic:
 
 
 class Scene(harness.Case):
-    def setUp(self):
-        super().setUp()
-        self.config["redis"] = {"url": self.redis.url, "timeout_ms": 500}
-
     def tearDown(self):
         for traffic in getattr(self, "traffic", []):
             traffic.stop()
@@ -60,9 +58,7 @@ class Scene(harness.Case):
 
     def running(self, **changes):
         self.migrate()
-        counterd = self.counterd(**changes)
-        wait_until(lambda: counterd.http("/readyz")[0] == 200, what="ready")
-        return counterd
+        return self.ready(**changes)
 
     def warned(self, counterd, code):
         """Its status, once it warns of that."""
@@ -90,7 +86,7 @@ class Scene(harness.Case):
         self.flush()
         self.send_on(counterd, junk=0.002)
         wait_until(lambda: counterd.status()["accepted"] > 1000, what="traffic")
-        wait_until(lambda: counterd.status()["in_redis"]["last_flush_ms_ago"] is not None, what="a flush seen")
+        wait_until(lambda: counterd.status()["in_redis"].get("last_flush_ms_ago") is not None, what="a flush seen")
         return counterd
 
     def redis_stopped(self):
@@ -131,6 +127,7 @@ class Scene(harness.Case):
 
     def spool_filling(self):
         counterd = self.spooling(spool_bytes=1048576)
+        self.traffic.pop().stop()  # it would fill the rest
         for payload in range(40):
             before = counterd.status()["spool"]
             if before["bytes"] > before["bytes_max"] * 0.87:
@@ -241,7 +238,7 @@ class Scene(harness.Case):
 
     def stopping(self):
         """Told to stop, with increments that Redis does not take now."""
-        counterd = self.running(redis={"url": self.redis.url, "timeout_ms": 5000})
+        counterd = self.running()
         self.stored(counterd)
         self.redis.signal(signal.SIGSTOP)
         counterd.send_udp(["late:1|c"] * 10)

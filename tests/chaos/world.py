@@ -154,7 +154,9 @@ class World:
         # test's, which would acknowledge what it gets.
         pid = os.getpid()
         own = f"127.{64 + pid // 65536 % 64}.{pid // 256 % 256}.{pid % 254 + 1}:0"
-        config = {"shards": SHARDS, "redis": {"url": self.redis.url}, "targets": TARGETS, "fanout": FANOUT,
+        config = {"shards": SHARDS, "targets": TARGETS,
+                  "redis": {"url": self.redis.url, "timeout_ms": harness.REDIS_TIMEOUT_MS},
+                  "fanout": FANOUT,
                   "listen": {"udp": [own], "tcp": [own], "http": own},
                   "postgres": {"url": self.postgres.url(self.database)}}
         path = self.dir / name

@@ -29,7 +29,7 @@ class Redis(harness.Case):
         self.redis.start()
         counterd.settle(500)
         self.assertEqual(self.redis.pending(), {"early": 500})
-        self.assertEqual(counterd.http("/readyz")[0], 200)
+        harness.wait_until(lambda: counterd.http("/readyz")[0] == 200, what="ready")
 
     def test_killed_and_restarted_under_traffic(self):
         """Nothing lost, nothing doubled, whatever the kill cut short: Redis keeps what it acknowledged."""
@@ -184,7 +184,7 @@ class Redis(harness.Case):
         self.redis.call("CONFIG", "SET", "requirepass", "new")
         self.redis.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         counterd.wait_event("redis_misfit")
-        self.assertEqual(counterd.http("/readyz")[0], 503)
+        harness.wait_until(lambda: counterd.http("/readyz")[0] == 503, what="not ready")
         counterd.send_udp(["a:1|c"] * 10)
         self.redis.call("CONFIG", "SET", "requirepass", "")
         counterd.settle(11)
@@ -193,7 +193,7 @@ class Redis(harness.Case):
     def test_another_number_of_shards_refuses_to_start(self):
         self.migrate()
         self.counterd("first").stop()
-        second = self.program(harness.COUNTERD, "-c", self.write_config(shards=16), deadline_s=20)
+        second = self.program(harness.COUNTERD, "-c", self.write_config(shards=16))
         self.assertEqual(second.code, harness.EXIT_CONFIG, second)
         self.assertRegex(second.err, r"\b8\b")
         self.assertRegex(second.err, r"\b16\b")
@@ -239,10 +239,11 @@ class Shutdown(harness.Case):
                 self.redis.call("FLUSHALL")
                 counterd = self.counterd(f"workers{workers}", workers=workers)
                 _, port = counterd.address("udp")
-                with subprocess.Popen([BLAST, str(port), "-s", "4", "-k", "1000"], stdout=subprocess.PIPE,
-                                      text=True) as blast:
+                with subprocess.Popen([BLAST, str(port), "-s", str(harness.DEADLINE_S), "-k", "1000"],
+                                      stdout=subprocess.PIPE, text=True) as blast:
                     harness.wait_until(lambda: counterd.status()["received"]["datagrams"] > 50000, what="full load")
                     self.assertEqual(counterd.stop(), 0, counterd.tail())
+                    blast.terminate()  # which ends it after one more batch
                     said = json.loads(blast.stdout.read())
                 [stopped] = counterd.events("stopped")
                 stored = sum(int(self.redis.call("HGET", key, "events")) for key in self.redis.call("KEYS", "*:meta"))
@@ -260,11 +261,14 @@ class Shutdown(harness.Case):
 
     def test_sigterm_while_clients_never_stop_sending(self):
         """Whoever sends as fast as it is read does not keep it here, and what was read is stored."""
-        counterd = self.counterd(redis={"url": self.redis.url, "timeout_ms": 1000})
+        counterd = self.counterd(redis={"url": self.redis.url, "timeout_ms": 3000})
         host, port = counterd.address("tcp")
-        flood = f"import socket\ns = socket.create_connection(('{host}', {port}))\nwhile True: s.sendall(b'a:1|c\\n' * 40000)"
-        floods = [subprocess.Popen([sys.executable, "-c", flood], stderr=subprocess.DEVNULL) for _ in range(6)]
-        harness.wait_until(lambda: counterd.status()["received"]["lines"] > 10**6, what="a flood")
+        # Long lines: what is read of each at the end is so many bytes.
+        flood = (f"import socket\ns = socket.create_connection(('{host}', {port}))\n"
+                 "while True: s.sendall((b'a' * 250 + b':1|c\\n') * 1000)")
+        floods = [self.track(harness.Process(f"flood{n}", self.dir, [sys.executable, "-c", flood])).spawn()
+                  for n in range(6)]
+        harness.wait_until(lambda: counterd.status()["received"]["lines"] > 10**5, what="a flood")
         self.assertEqual(counterd.stop(), 0, counterd.tail())
         for process in floods:
             process.wait()
@@ -356,12 +360,9 @@ class Postgres(harness.Case):
     def test_gone_while_we_connect(self):
         """Back a moment later, so no matter of configuration."""
         self.migrate()
-        directory = self.dir / "pg"
-        directory.mkdir()
-        proxy = harness.Proxy(directory / ".s.PGSQL.5432", self.postgres.directory / ".s.PGSQL.5432")
-        self.addCleanup(proxy.close)
+        proxy, through = self.proxied_postgres()
         proxy.cut(lambda request: True)
-        config = self.write_config("f.json", postgres={"url": self.postgres.url(self.database, directory=directory)})
+        config = self.write_config("f.json", postgres=through)
         self.assertIn("away", self.flush(config=config, code=harness.EXIT_UNAVAILABLE).err)
         self.flush(config=config)
 

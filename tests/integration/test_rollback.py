@@ -133,12 +133,9 @@ class Living(RollbackCase):
     def test_flusher_killed_at_every_step_of_a_quarantine(self):
         counterd = self.counterd(shards=1)
         direct = self.write_config("direct.json", shards=1)
-        redis = harness.Proxy(self.dir / "proxy.sock", self.redis.path)
-        directory = self.dir / "pg"
-        directory.mkdir()
-        postgres = harness.Proxy(directory / ".s.PGSQL.5432", self.postgres.directory / ".s.PGSQL.5432")
-        through = self.write_config("through.json", shards=1, redis={"url": f"unix://{redis.path}?db=0"}, postgres={
-            "url": self.postgres.url(self.database, directory=directory)})
+        redis, through_redis = self.proxied_redis()
+        postgres, through_postgres = self.proxied_postgres()
+        through = self.write_config("through.json", shards=1, redis=through_redis, postgres=through_postgres)
         steps = [(postgres, is_sql("insert into counterd.quarantine")), (postgres, is_sql("commit\0")),
                  (redis, is_script("reset")), (redis, is_script("release"))]
         for proxy, when in steps:
@@ -150,11 +147,7 @@ class Living(RollbackCase):
                 self.send(counterd, {"a": 10, "b": 20})
                 self.seal(0, f"by-hand-{before}-{steps.index((proxy, when))}")
                 self.send(counterd, {"a": 100})
-                flusher = self.track(harness.Process(f"flusher{len(self.processes)}", self.dir,
-                                                     [harness.FLUSHER, "-c", through]))
-                proxy.hold(when, lambda flusher=flusher: flusher.signal(signal.SIGKILL), before)
-                flusher.spawn()
-                self.assertEqual(flusher.wait(), -signal.SIGKILL, flusher.tail())
+                self.flusher_killed(proxy, when, before, through)
                 self.flush_until_exact(counterd, direct)
                 self.audit(config=direct)
                 rows = self.quarantine(config=direct)
@@ -293,38 +286,26 @@ class Dead(RollbackCase):
 
 class Audit(RollbackCase):
     def test_balances_while_flushes_run_and_die(self):
-        counterd = self.counterd(coalesce_ms=5)
+        counterd = self.ready(coalesce_ms=5)
         http = ":".join(map(str, counterd.address("http")))
         config = self.write_config("f.json", listen={**self.config["listen"], "http": http})
         stop = threading.Event()
-
-        def flush_and_kill():
-            dice = random.Random(SEED)
-            while not stop.is_set():
-                flusher = subprocess.Popen([harness.FLUSHER, "-c", config, "run"], stdout=subprocess.DEVNULL,
-                                           stderr=subprocess.DEVNULL)
-                try:
-                    flusher.wait(dice.uniform(0, 0.15))
-                except subprocess.TimeoutExpired:
-                    flusher.kill()
-                    flusher.wait()
 
         def traffic():
             while not stop.is_set():
                 self.send(counterd, {f"key.{n}": n - 100 for n in range(300)})
 
-        threads = [threading.Thread(target=flush_and_kill), threading.Thread(target=traffic)]
-        for thread in threads:
-            thread.start()
+        thread = threading.Thread(target=traffic)
+        thread.start()
         try:
-            for _ in range(25):
-                audit = self.audit(config=config)
-                self.assertEqual(audit["verdict"], "balanced")
-                self.assertEqual(audit["accepted"], audit["applied"] + audit["open"] + audit["sealed"])
+            with self.flushers_that_die(config, SEED):
+                for _ in range(25):
+                    audit = self.audit(config=config)
+                    self.assertEqual(audit["verdict"], "balanced")
+                    self.assertEqual(audit["accepted"], audit["applied"] + audit["open"] + audit["sealed"])
         finally:
             stop.set()
-            for thread in threads:
-                thread.join()
+            thread.join()
         self.flush(config=config)
         audit = self.audit(config=config)
         self.assertEqual(audit["accepted"], sum(self.sent.values()))
@@ -332,7 +313,7 @@ class Audit(RollbackCase):
         self.assertEqual(audit["counterd"]["accepted"], self.lines["counterd"])
 
     def test_says_what_the_daemon_knows_or_that_it_is_absent(self):
-        counterd = self.counterd()
+        counterd = self.ready()
         http = ":".join(map(str, counterd.address("http")))
         config = self.write_config("f.json", listen={**self.config["listen"], "http": http})
         counterd.send_udp(["a:1|c", "a:1|g", "a:x|c"])
@@ -489,29 +470,29 @@ class Scripts(RollbackCase):
                          [b"2", b"0", b"12", b"11"])
 
 
-class Replicas(RollbackCase):
+class Replicas(harness.Replicated, RollbackCase):
     """redis.wait_replicas: nothing goes to Postgres that a failover could forget."""
 
     def setUp(self):
         super().setUp()
-        port = harness.free_port()
-        self.primary = self.track(harness.Redis(self.dir, "primary", tcp_port=port, settings=[
-            "--repl-diskless-sync-delay", "0"])).start()
-        self.replica = self.track(harness.Redis(self.dir, "replica", settings=["--replicaof", "127.0.0.1", port]))
         redis = {"url": self.primary.url, "wait_replicas": 1}
         self.patient = self.write_config("patient.json", shards=1, redis={**redis, "timeout_ms": 30000})
-        self.impatient = self.write_config("impatient.json", shards=1, redis={**redis, "timeout_ms": 300})
+        self.impatient = self.write_config("impatient.json", shards=1, redis={**redis, "timeout_ms": 500})
         self.daemon = self.counterd(shards=1, redis={"url": self.primary.url})
 
-    def start_replica(self):
-        self.replica.start()
-        harness.wait_until(lambda: self.primary.call("WAIT", 1, 100) == 1, what="the replica to follow")
+    def flush_with_too_few(self):
+        """A run that gives up, and on a slow machine not before it could ask."""
+        def gave_up():
+            done = self.flush(config=self.impatient, code=None)
+            return done if done.code != harness.EXIT_UNAVAILABLE else None
+        done = harness.wait_until(gave_up, what="a run that reaches Redis")
+        self.assertEqual(done.code, harness.EXIT_TEMPFAIL, done)
+        self.assertIn("0 of 1 replicas", done.err)
+        self.assertIn("redis.wait_replicas", done.err)
 
     def test_too_few_replicas_and_enough(self):
         self.send(self.daemon, {"a": 1})
-        done = self.flush(config=self.impatient, code=harness.EXIT_TEMPFAIL)
-        self.assertIn("0 of 1 replicas", done.err)
-        self.assertIn("redis.wait_replicas", done.err)
+        self.flush_with_too_few()
         self.assertEqual(self.counters(), {})
         self.audit(config=self.patient)
         self.start_replica()
@@ -523,7 +504,7 @@ class Replicas(RollbackCase):
         self.replica.signal(signal.SIGSTOP)
         self.send(self.daemon, {"a": 1})
         for _ in range(2):
-            self.assertIn("0 of 1 replicas", self.flush(config=self.impatient, code=harness.EXIT_TEMPFAIL).err)
+            self.flush_with_too_few()
         self.assertEqual(self.counters(), {})
         self.replica.signal(signal.SIGCONT)
         self.flush(config=self.patient)

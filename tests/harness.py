@@ -265,6 +265,13 @@ class RespClient:
         self.socket.close()
 
 
+SHARD_KEYS = ("open", "sealed", "meta", "writers", "durable", "open_seqs", "sealed_seqs")
+
+
+def shard_keys(shard):
+    return [f"{{counterd:{shard}}}:{name}" for name in SHARD_KEYS]
+
+
 PENDING = """
 local found = {}
 for _, name in ipairs({'open', 'sealed'}) do
@@ -346,6 +353,34 @@ class Redis(Process):
         for member, score in zip(reply[::2], reply[1::2]):
             total[member.decode()] += int(float(score))
         return dict(total)
+
+    def script(self, name, shard, *args):
+        """One of lib/scripts, called as counterd and the flusher do."""
+        text = (ROOT / "lib" / "scripts" / f"{name}.lua").read_text()
+        return self.call("EVAL", text, len(SHARD_KEYS), *shard_keys(shard), *args)
+
+    def seal(self, shard, gen):
+        """What a flusher does that dies right after it."""
+        return self.script("seal", shard, gen)
+
+    def backup(self):
+        """What it has on disk at this moment, while it goes on; for restore()."""
+        path = self.directory.parent / f"{self.name}.{time.monotonic_ns()}"
+        self.signal(signal.SIGSTOP)
+        shutil.copytree(self.directory / "appendonlydir", path)
+        self.signal(signal.SIGCONT)
+        return path
+
+    def restore(self, backup):
+        """Dies, and is to start with an older state."""
+        self.kill()
+        data = self.directory / "appendonlydir"
+        shutil.rmtree(data)
+        shutil.copytree(backup, data)
+
+    def roll_back(self, backup):
+        self.restore(backup)
+        self.start()
 
     def accepted(self, namespace="counterd"):
         """The running total of all shards: every unit that was ever appended."""

@@ -305,20 +305,13 @@ class World:
 
     def redis_snapshot(self):
         """Harmless: what is on disk at a moment, for a later rollback."""
-        self.redis.signal(signal.SIGSTOP)
-        path = self.dir / f"snapshot{time.monotonic_ns()}"
-        shutil.copytree(self.redis.directory / "appendonlydir", path)
-        self.redis.signal(signal.SIGCONT)
-        self.snapshots.append(path)
+        self.snapshots.append(self.redis.backup())
         return None, 0
 
     def redis_rollback(self):
         if not self.snapshots:
             return self.redis_snapshot()
-        self.redis.kill()
-        data = self.redis.directory / "appendonlydir"
-        shutil.rmtree(data)
-        shutil.copytree(self.dice.choice(self.snapshots), data)
+        self.redis.restore(self.dice.choice(self.snapshots))
         return self.redis.start, 0.5
 
     def postgres_crash(self):

@@ -4,10 +4,8 @@
 Each client sends a known number of increments, and the rows hold exactly that.
 """
 
-import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import unittest

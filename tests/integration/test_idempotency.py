@@ -339,7 +339,7 @@ class Vector(RollbackCase):
         client = harness.RespClient(self.redis.path)
         sha1 = client.call("SCRIPT", "LOAD", script)
         for start in range(0, count, 500):
-            replies = client.calls([["EVALSHA", sha1, 8, *self.shard_keys(0), f"{{counterd:0}}:token:{n}",
+            replies = client.calls([["EVALSHA", sha1, 8, *harness.shard_keys(0), f"{{counterd:0}}:token:{n}",
                                      f"once:{n:032x}", 1, 0, 1, "digest", 3600, f"key.{n % 100}", 1]
                                     for n in range(start, min(start + 500, count))])
             self.assertEqual({reply[0] for reply in replies}, {b"OK"})

@@ -249,10 +249,7 @@ class Script(harness.Case):
     """What append.lua does of which counterd makes no use, or seldom."""
 
     def append(self, seq, *members, merge="max"):
-        script = (harness.ROOT / "lib" / "scripts" / "append.lua").read_text()
-        keys = [f"{{counterd:0}}:{name}" for name in
-                ("open", "sealed", "meta", "writers", "durable", "open_seqs", "sealed_seqs")]
-        return self.redis.call("EVAL", script, 7, *keys, "w", seq, 0, len(members), *members, merge)
+        return self.redis.script("append", 0, "w", seq, 0, len(members), *members, merge)
 
     def test_scores_and_what_was_accepted(self):
         for seq, members, pending in (

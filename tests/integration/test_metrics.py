@@ -48,11 +48,12 @@ class Metrics(harness.Case):
     def metrics(self, counterd):
         return parse(get(counterd, "/metrics")[1])
 
-    def looked(self, counterd, open_keys):
-        """The metrics, once counterd has looked into Redis and found so many keys."""
+    def looked(self, counterd, open_keys, *names):
+        """The metrics, once counterd has looked into Redis, found so many keys, and has these to tell."""
         def check():
             metrics = self.metrics(counterd)
-            return metrics if metrics.get("counterd_redis_keys", {}).get("open") == open_keys else None
+            found = metrics.get("counterd_redis_keys", {}).get("open") == open_keys
+            return metrics if found and set(names) <= set(metrics) else None
         return harness.wait_until(check, what=lambda: f"metrics; now {self.metrics(counterd)}")
 
     def test_they_say_what_happened(self):
@@ -86,7 +87,7 @@ class Metrics(harness.Case):
         self.assertGreater(metrics["process_resident_memory_bytes"], 1e6)
         self.assertNotIn("counterd_last_flush_seconds", metrics)
         self.flush()
-        metrics = self.looked(counterd, 0)
+        metrics = self.looked(counterd, 0, "counterd_last_flush_seconds")
         self.assertLess(metrics["counterd_last_flush_seconds"], harness.DEADLINE_S)
 
     def test_all_lines_have_a_listener_also_with_several_workers_and_at_the_end(self):
@@ -219,7 +220,8 @@ class Reading(harness.Case):
         counterd.settle(2)
         self.flusher("run", config=self.write_config("away.json", postgres={"url": f"host={self.dir}/nowhere"}),
                      code=None)
-        self.seal_by_hand()
+        for shard in range(self.config["shards"]):
+            self.redis.seal(shard, f"{shard:026}")
         counterd.send_udp(["a:2|c"])
         counterd.settle(3)
         self.assertEqual(self.counter(counterd, "a")[1], {"key": "a", "pending": 7, "open": 2, "sealed": 5,
@@ -231,14 +233,6 @@ class Reading(harness.Case):
             return redis if redis.get("open", {}).get("keys") == 1 else None
         redis = harness.wait_until(looked, what="a look")
         self.assertEqual((redis["open"]["increments"], redis["sealed"]["increments"], redis["sealed"]["keys"]), (2, 6, 2))
-
-    def seal_by_hand(self):
-        """As the flusher does."""
-        script = (harness.ROOT / "lib/scripts/seal.lua").read_text()
-        names = ("open", "sealed", "meta", "writers", "durable", "open_seqs", "sealed_seqs")
-        for shard in range(self.config["shards"]):
-            self.redis.call("EVAL", script, len(names), *(f"{{counterd:{shard}}}:{name}" for name in names),
-                            f"{shard:026}")
 
     def test_top(self):
         counterd = self.ready()

@@ -2,7 +2,6 @@
 """test_outage - bad days: a server missing, killed, restarted, locked, rolled back, or of another pipeline"""
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -65,10 +64,10 @@ class Redis(harness.Case):
         counterd = self.counterd()
         counterd.send_udp([f"key.{n}:1|c" for n in range(100)])
         counterd.settle(100)
-        backup = self.backup()
+        backup = self.redis.backup()
         counterd.send_udp([f"key.{n}:1|c" for n in range(150)])
         counterd.settle(250)
-        self.roll_back(backup)
+        self.redis.roll_back(backup)
         counterd.send_udp([f"key.{n}:1|c" for n in range(150)])
         expected = {f"key.{n}": 3 if n < 100 else 2 for n in range(150)}
         harness.wait_until(lambda: self.redis.pending() == expected, what=lambda: f"replay\n{counterd.tail()}")
@@ -80,27 +79,13 @@ class Redis(harness.Case):
         counterd = self.counterd()
         counterd.send_udp([f"key.{n}:1|c" for n in range(100)])
         counterd.settle(100)
-        backup = self.backup()
+        backup = self.redis.backup()
         counterd.send_udp([f"key.{n}:1|c" for n in range(150)])
         counterd.settle(250)
-        self.roll_back(backup)
+        self.redis.roll_back(backup)
         expected = {f"key.{n}": 2 if n < 100 else 1 for n in range(150)}
         harness.wait_until(lambda: self.redis.pending() == expected, what=lambda: f"replay\n{counterd.tail()}")
         self.assertEqual(self.redis.accepted(), 250)
-
-    def roll_back(self, backup):
-        """Redis dies, and what starts in its place has an older state."""
-        self.redis.kill()
-        shutil.rmtree(self.redis.directory / "appendonlydir")
-        shutil.copytree(backup, self.redis.directory / "appendonlydir")
-        self.redis.start()
-
-    def backup(self):
-        self.redis.stop()
-        path = self.dir / "backup"
-        shutil.copytree(self.redis.directory / "appendonlydir", path)
-        self.redis.start()
-        return path
 
     def test_rolled_back_to_what_postgres_has(self):
         """The old state holds only what has been flushed since: the vector in Postgres tells, and nothing is doubled."""
@@ -108,9 +93,9 @@ class Redis(harness.Case):
         counterd = self.counterd()
         counterd.send_udp([f"key.{n}:1|c" for n in range(100)])
         counterd.settle(100)
-        backup = self.backup()
+        backup = self.redis.backup()
         self.flush()
-        self.roll_back(backup)
+        self.redis.roll_back(backup)
         self.flush()
         self.assertEqual(self.counters(), {f"key.{n}": 1 for n in range(100)})
         counterd.send_udp([f"key.{n}:1|c" for n in range(100)])
@@ -126,9 +111,9 @@ class Redis(harness.Case):
         config = self.write_config("f.json", shards=1)
         counterd.send_udp(["a:1|c"])
         counterd.settle(1)
-        backup = self.backup()
+        backup = self.redis.backup()
         self.flush(config=config)
-        self.roll_back(backup)
+        self.redis.roll_back(backup)
         counterd.send_udp(["a:10|c"])
         counterd.settle(2)
         done = self.flush(config=config, code=harness.EXIT_TEMPFAIL)

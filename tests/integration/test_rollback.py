@@ -6,7 +6,6 @@ key is exact; and the audit, which has to know all along
 import collections
 import json
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -36,28 +35,13 @@ class RollbackCase(harness.Case):
         counterd.settle(self.lines[counterd.name])
 
     def backup(self):
-        """What Redis has on disk at this moment, while it goes on."""
-        path = self.dir / f"backup{random.getrandbits(60)}"
-        self.redis.signal(signal.SIGSTOP)
-        shutil.copytree(self.redis.directory / "appendonlydir", path)
-        self.redis.signal(signal.SIGCONT)
-        return path
+        return self.redis.backup()
 
     def roll_back(self, backup):
-        """Redis dies, and what starts in its place has an older state."""
-        self.redis.kill()
-        shutil.rmtree(self.redis.directory / "appendonlydir")
-        shutil.copytree(backup, self.redis.directory / "appendonlydir")
-        self.redis.start()
-
-    def shard_keys(self, shard):
-        return [f"{{counterd:{shard}}}:{name}" for name in
-                ("open", "sealed", "meta", "writers", "durable", "open_seqs", "sealed_seqs")]
+        self.redis.roll_back(backup)
 
     def seal(self, shard, gen):
-        """What a flusher does that dies right after it."""
-        script = (harness.ROOT / "lib" / "scripts" / "seal.lua").read_text()
-        self.redis.call("EVAL", script, 7, *self.shard_keys(shard), gen)
+        return self.redis.seal(shard, gen)
 
     def audit(self, code=harness.EXIT_OK, **options):
         return json.loads(self.flusher("audit", "--json", code=code, **options).out)
@@ -412,11 +396,10 @@ class Scripts(RollbackCase):
         self.before = self.dump()
 
     def script(self, name, *args):
-        text = (harness.ROOT / "lib" / "scripts" / f"{name}.lua").read_text()
-        return self.redis.call("EVAL", text, 7, *self.shard_keys(0), *args)
+        return self.redis.script(name, 0, *args)
 
     def dump(self):
-        return {key: self.redis.call("DUMP", key) for key in self.shard_keys(0)}
+        return {key: self.redis.call("DUMP", key) for key in harness.shard_keys(0)}
 
     def field(self, name):
         return self.redis.call("HGET", "{counterd:0}:meta", name)
@@ -430,7 +413,7 @@ class Scripts(RollbackCase):
             with self.subTest(args=args), self.assertRaisesRegex(harness.RedisError, "BADARG"):
                 self.script("reset", *args)
             self.assertEqual(self.dump(), self.before)
-        for key in self.shard_keys(0):
+        for key in harness.shard_keys(0):
             self.redis.call("RENAME", key, "spare") if self.before[key] else None
             self.redis.call("SET", key, "of a wrong type")
             with self.subTest(key=key), self.assertRaisesRegex(harness.RedisError, "WRONGTYPE"):

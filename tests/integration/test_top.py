@@ -179,12 +179,6 @@ class TopCase(harness.Case):
     def status(self, code=harness.EXIT_OK):
         return json.loads(self.flusher("status", "--json", code=code).out)
 
-    def seal_by_hand(self, shard):
-        """What a flusher does that dies right after it."""
-        script = (harness.ROOT / "lib" / "scripts" / "seal.lua").read_text()
-        names = ("open", "sealed", "meta", "writers", "durable", "open_seqs", "sealed_seqs")
-        return self.redis.call("EVAL", script, 7, *[f"{{counterd:{shard}}}:{name}" for name in names], f"hand-{shard}")
-
 
 class Figures(TopCase):
     def expected(self, counterd):
@@ -216,7 +210,7 @@ class Figures(TopCase):
         terminal.wait("rejected +2 lines .*syntax 1 +type 1")
         self.wait_same(terminal, counterd)
         for shard in range(3):
-            self.seal_by_hand(shard)
+            self.redis.seal(shard, f"hand-{shard}")
         self.send(counterd, ["key.1:5|c"] * 10)
         terminal.wait(r"^received +2,012")
         self.assertGreater(self.expected(counterd)["sealed"][0], 0)
@@ -240,7 +234,7 @@ class Figures(TopCase):
         counterd = self.counterd()
         evil = "\u202eevil\x7f\x9b\"\\" + "\u00e9" * 40
         self.send(counterd, [f"key.{n}:{n}|c" for n in range(1, 31)] + [f"{evil}:77|c"])
-        self.seal_by_hand(0)
+        self.redis.seal(0, "by-hand")
         self.send(counterd, [f"key.{n}:1|c" for n in range(1, 31)])
         out = self.once()
         keys = re.findall(r"^ +(\d+)  (\S+)$", out.partition("largest keys in Redis")[2], re.MULTILINE)
@@ -366,7 +360,7 @@ class Away(TopCase):
         self.send(counterd, ["a:1|c"] * 100)
         terminal.wait("^Redis open +1 key +sum 100")
         terminal.wait("^last run .*1 key +sum 3")  # as last known
-        self.seal_by_hand(self.shard_of_a())
+        self.redis.seal(self.shard_of_a(), "by-hand")
         terminal.wait("^  sealed +1 key +sum known when Postgres answers")
         self.assertIn("Postgres does not answer", self.once(code=harness.EXIT_UNAVAILABLE))
         harness.postgres()

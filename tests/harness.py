@@ -787,6 +787,18 @@ class Case(unittest.TestCase):
         wait_until(lambda: counterd.http("/readyz")[0] == 200, what=lambda: f"/readyz: {counterd.http('/readyz')}")
         return counterd
 
+    def refused_start(self, config):
+        """How counterd ends that will not run with this. A Redis that does not answer in time is away, and that is no reason
+        to refuse: then it is tried again."""
+        def refused():
+            counterd = self.track(Counterd(self.dir, config, f"refused{len(self.processes)}")).spawn()
+            wait_until(lambda: not counterd.alive or counterd.events("redis_away"), what=f"an end\n{counterd.tail()}")
+            if counterd.alive:
+                counterd.kill()
+                return None
+            return Result(counterd.wait(), "", counterd.log())
+        return wait_until(refused, what="a Redis that answers")
+
     def proxied_redis(self):
         """A proxy before this test's Redis, and the "redis" of a configuration that goes through it."""
         proxy = Proxy(self.dir / "proxy.sock", self.redis.path)

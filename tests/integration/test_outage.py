@@ -147,7 +147,7 @@ class Redis(harness.Case):
                       {"url": f"unix://:wr0ng@{locked.path}?db=0"}):
             with self.subTest(redis=redis):
                 config = self.write_config("locked.json", redis=redis)
-                for done in (self.program(harness.COUNTERD, "-c", config), self.flush(config=config, code=None)):
+                for done in (self.refused_start(config), self.flush(config=config, code=None)):
                     self.assertEqual(done.code, harness.EXIT_CONFIG, done)
                     self.assertRegex(done.err, "NOAUTH|WRONGPASS")
                     self.assertIn("redis.password_file", done.err)
@@ -178,7 +178,7 @@ class Redis(harness.Case):
     def test_another_number_of_shards_refuses_to_start(self):
         self.migrate()
         self.counterd("first").stop()
-        second = self.program(harness.COUNTERD, "-c", self.write_config(shards=16))
+        second = self.refused_start(self.write_config(shards=16))
         self.assertEqual(second.code, harness.EXIT_CONFIG, second)
         self.assertRegex(second.err, r"\b8\b")
         self.assertRegex(second.err, r"\b16\b")

@@ -417,7 +417,7 @@ class Disk(Case):
         self.assertEqual((self.files / f"{name}.aside").read_bytes(), b"x" * 1000)
 
     def refused(self, text, **changes):
-        done = self.program(harness.COUNTERD, "-c", self.write_config("refused.json", **changes))
+        done = self.refused_start(self.write_config("refused.json", **changes))
         self.assertIn(text, done.err)
         return done.code
 

@@ -92,7 +92,7 @@ class Manager(harness.Case):
 
 class Restart(Manager):
     def flood(self, sock, stop, sent):
-        """Ends at nobody's restart, only pauses when the buffer is half full: a start may be slow."""
+        """Goes on whoever reads it, and pauses only while the buffer is half full: a start may be slow."""
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
             sender.connect(sock.getsockname())
             while not stop.wait(0.001):

@@ -17,7 +17,7 @@ What keeps such tests honest, quick and free of collisions:
   the log tells which), so any number of test files can run at once, beside the machine's own services;
 - nothing waits a fixed time: `wait_until` polls a condition up to a deadline, so a slow machine is slow, not red;
 - every child gets PR_SET_PDEATHSIG, so none outlives the test, not even after kill -9;
-- fsync is off in Postgres: no test here cuts the power, and kill -9 of a process does not need it.
+- nothing is synced to disk: no test here cuts the power, and what a killed process has written is there without.
 
 Environment: COUNTERD_BUILD, the build directory (default: build/ beside tests/); COUNTERD_STRICT=1, a missing server
 or program is a failure instead of a skip; COUNTERD_KEEP=1, scratch directories stay.
@@ -30,6 +30,7 @@ import ctypes
 import json
 import os
 import pwd
+import random
 import re
 import select
 import shlex
@@ -55,7 +56,8 @@ SHARED = Path(os.environ.get("COUNTERD_SHARED", ROOT.parent / "shared"))
 EXIT_OK, EXIT_USAGE, EXIT_UNAVAILABLE, EXIT_TEMPFAIL, EXIT_CONFIG = 0, 64, 69, 75, 78
 EXIT_SKIPPED = 77  # what meson takes for "skipped"
 
-DEADLINE_S = 30  # for what takes milliseconds; only a hang or a sanitizer on a busy machine comes near
+DEADLINE_S = 60  # for what takes milliseconds; only a hang or a sanitizer on a busy machine comes near
+REDIS_TIMEOUT_MS = 20000  # where a test is not about it: a Redis that has to wait for the CPU is not away
 DATAGRAM_BYTES = 1432  # what clients put into one datagram: an Ethernet frame's worth
 
 
@@ -73,6 +75,11 @@ def wait_until(condition, deadline_s=DEADLINE_S, what="condition"):
             raise AssertionError(f"not within {deadline_s} s: {text} (last seen: {value!r})")
         time.sleep(pause)
         pause = min(pause * 1.5, 0.05)
+
+
+def away_from_turn(period_s, margin_s):
+    """Returns when no minute, hour or day (of UTC) of `period_s` ends within `margin_s`."""
+    wait_until(lambda: period_s - time.time() % period_s > margin_s, margin_s + DEADLINE_S, "the next one to begin")
 
 
 # --- scratch directories -------------------------------------------------------------------------------------------
@@ -149,6 +156,8 @@ class Process:
         return self.child is not None and self.child.poll() is None
 
     def signal(self, number):
+        """Also from a thread that is faster than the one that spawns it."""
+        wait_until(lambda: self.child, what=f"{self.name} to be spawned")
         self.child.send_signal(number)
 
     def wait(self, deadline_s=DEADLINE_S):
@@ -181,16 +190,17 @@ class Process:
         return "\n".join([f"--- {self.name}"] + self.log().splitlines()[-lines:])
 
     def events(self, event=None, **fields):
-        """Log lines as dicts, those of one event and with the given fields."""
+        """Log lines as dicts, those of one event and with the given fields; not one that is being written."""
         wanted = {"event": event, **fields} if event else fields
-        found = [parse_log_line(line) for line in self.log().splitlines()]
+        found = [parse_log_line(line) for line in self.log().split("\n")[:-1]]
         return [line for line in found if all(line.get(name) == value for name, value in wanted.items())]
 
     def wait_event(self, event, count=1, deadline_s=DEADLINE_S, **fields):
         """Waits until the event stands in the log `count` times; gives the last of them."""
         def seen():
+            alive = self.alive  # before the look: the last line may be the one
             found = self.events(event, **fields)
-            if len(found) < count and not self.alive:
+            if len(found) < count and not alive:
                 raise AssertionError(f"{self.name} exited with {self.child.returncode} before event={event}\n"
                                      f"{self.tail()}")
             return found[-1] if len(found) >= count else None
@@ -255,9 +265,29 @@ class RespClient:
         self.socket.close()
 
 
+SHARD_KEYS = ("open", "sealed", "meta", "writers", "durable", "open_seqs", "sealed_seqs")
+
+
+def shard_keys(shard):
+    return [f"{{counterd:{shard}}}:{name}" for name in SHARD_KEYS]
+
+
+PENDING = """
+local found = {}
+for _, name in ipairs({'open', 'sealed'}) do
+    for _, key in ipairs(redis.call('KEYS', ARGV[1] .. name)) do
+        for _, part in ipairs(redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')) do
+            found[#found + 1] = part
+        end
+    end
+end
+return found
+"""
+
+
 class Redis(Process):
-    """A private redis-server: Unix socket only (unless a test is about TCP), and every acknowledged write on disk, so
-    that it may be killed."""
+    """A private redis-server: Unix socket only (unless a test is about TCP), and every write in its file before it is
+    acknowledged, so that it may be killed."""
 
     def __init__(self, directory, name="redis", password=None, tcp_port=0, settings=()):
         self.directory = Path(directory) / name
@@ -265,7 +295,7 @@ class Redis(Process):
         self.path = self.directory / "redis.sock"
         self.password = password
         argv = ["redis-server", "--bind", "127.0.0.1", "--port", str(tcp_port), "--unixsocket", self.path,
-                "--unixsocketperm", "700", "--dir", self.directory, "--save", "", "--appendonly", "yes", "--appendfsync", "always",
+                "--unixsocketperm", "700", "--dir", self.directory, "--save", "", "--appendonly", "yes", "--appendfsync", "no",
                 "--maxmemory-policy", "noeviction"]
         if password:
             argv += ["--requirepass", password]
@@ -318,13 +348,40 @@ class Redis(Process):
         return super().wait(deadline_s)
 
     def pending(self, namespace="counterd"):
-        """member -> score over all shards, open and sealed: what no flush has taken away yet."""
+        """member -> score over all shards, open and sealed, at one moment: what no flush has taken away yet."""
         total = collections.Counter()
-        for key in self.call("KEYS", f"{{{namespace}:*}}:open") + self.call("KEYS", f"{{{namespace}:*}}:sealed"):
-            reply = self.call("ZRANGE", key, 0, -1, "WITHSCORES")
-            for member, score in zip(reply[::2], reply[1::2]):
-                total[member.decode()] += int(float(score))
+        reply = self.call("EVAL", PENDING, 0, f"{{{namespace}:*}}:")
+        for member, score in zip(reply[::2], reply[1::2]):
+            total[member.decode()] += int(float(score))
         return dict(total)
+
+    def script(self, name, shard, *args):
+        """One of lib/scripts, called as counterd and the flusher do."""
+        text = (ROOT / "lib" / "scripts" / f"{name}.lua").read_text()
+        return self.call("EVAL", text, len(SHARD_KEYS), *shard_keys(shard), *args)
+
+    def seal(self, shard, gen):
+        """What a flusher does that dies right after it."""
+        return self.script("seal", shard, gen)
+
+    def backup(self):
+        """What it has on disk at this moment, while it goes on; for restore()."""
+        path = self.directory.parent / f"{self.name}.{time.monotonic_ns()}"
+        self.signal(signal.SIGSTOP)
+        shutil.copytree(self.directory / "appendonlydir", path)
+        self.signal(signal.SIGCONT)
+        return path
+
+    def restore(self, backup):
+        """Dies, and is to start with an older state."""
+        self.kill()
+        data = self.directory / "appendonlydir"
+        shutil.rmtree(data)
+        shutil.copytree(backup, data)
+
+    def roll_back(self, backup):
+        self.restore(backup)
+        self.start()
 
     def accepted(self, namespace="counterd"):
         """The running total of all shards: every unit that was ever appended."""
@@ -333,10 +390,13 @@ class Redis(Process):
 
 
 def free_port():
-    """A TCP port that was free a moment ago; for servers that can't be told to take any and say which."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A TCP port that was free a moment ago; for servers that can't be told to take any and say which. It is below those
+    that the kernel gives to whoever asks for any."""
+    end = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", random.randrange(10000, end) if end > 20000 else 0))
+            return probe.getsockname()[1]
 
 
 # --- Postgres ------------------------------------------------------------------------------------------------------
@@ -398,7 +458,7 @@ class Postgres(Process):
     def _answers(self):
         if not self.alive:
             raise AssertionError(f"postgres exited\n{self.tail()}")
-        return subprocess.run(["psql", "-X", "-c", "select 1", self.url("template1")], stdout=subprocess.DEVNULL,
+        return subprocess.run(["psql", "-X", "-c", "select 1", self.url("postgres")], stdout=subprocess.DEVNULL,
                               stderr=subprocess.DEVNULL).returncode == 0
 
     def stop(self, deadline_s=DEADLINE_S):
@@ -419,7 +479,7 @@ class Postgres(Process):
     def new_database(self):
         self.databases += 1
         name = f"test_{self.databases}"
-        self.query(f"create database {name}", "template1")
+        self.query(f"create database {name}", "postgres")  # nobody may be connected to template1, which it is a copy of
         return name
 
     def query(self, sql, database):
@@ -446,33 +506,16 @@ def postgres():
 
 # --- a bad network between two of them -----------------------------------------------------------------------------
 
-class Proxy:
-    """Passes bytes between a Unix socket of its own and another, and can interfere at one request:
+class Relay:
+    """Listens on the Unix socket `path`, or on a port of the loopback, and has each client served by a thread of its own."""
 
-        proxy.cut(when)          the request for which when(bytes) is true is passed on; when its answer comes, the
-                                 connection is closed before a byte of it is passed: the server did it, the client can't
-                                 know. swallow=True: not closed, the answer just never comes.
-        proxy.hold(when, then)   with the answer withheld (before=True: the request), then() is called: to kill the
-                                 client, say, or to let another one overtake it. After that the bytes go on their way.
-    """
-
-    def __init__(self, path, upstream):
-        self.path, self.upstream = Path(path), Path(upstream)
-        self.when = None
-        self.times = 0  # left
-        self.lost_replies = []
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(str(path))
-        self.listener.listen(64)
+    def __init__(self, path=None):
+        self.lock = threading.Lock()
+        self.listener = socket.socket(socket.AF_UNIX if path else socket.AF_INET)
+        self.listener.bind(str(path) if path else ("127.0.0.1", 0))
+        self.listener.listen(128)
+        self.address = self.listener.getsockname()
         threading.Thread(target=self._accept, daemon=True).start()
-
-    def cut(self, when, times=1, swallow=False):
-        self.mode, self.then, self.before = "swallow" if swallow else "cut", None, False
-        self.when, self.times = when, times
-
-    def hold(self, when, then, before=False):
-        self.mode, self.then, self.before = "hold", then, before
-        self.when, self.times = when, 1
 
     def close(self):
         with contextlib.suppress(OSError):
@@ -485,17 +528,61 @@ class Proxy:
                 client, _ = self.listener.accept()
             except OSError:
                 return
-            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+            threading.Thread(target=self._serve_and_close, args=(client,), daemon=True).start()
+
+    def _serve_and_close(self, client):
+        with client, contextlib.suppress(OSError):
+            self._serve(client)
+
+
+class Proxy(Relay):
+    """Passes bytes between a Unix socket of its own and another, and can interfere at one request:
+
+        proxy.cut(when)          the request for which when(bytes) is true is passed on; when its answer comes, the
+                                 connection is closed before a byte of it is passed: the server did it, the client can't
+                                 know. swallow=True: not closed, the answer just never comes.
+        proxy.hold(when, then)   with the answer withheld (before=True: the request), then() is called: to kill the
+                                 client, say, or to let another one overtake it. After that the bytes go on their way;
+                                 wait_released() returns when they have.
+    """
+
+    def __init__(self, path, upstream):
+        self.path, self.upstream = Path(path), Path(upstream)
+        self.times = 0  # left
+        self.lost_replies = []
+        super().__init__(path)
+
+    def cut(self, when, times=1, swallow=False):
+        self._arm("swallow" if swallow else "cut", when, times, None, False)
+
+    def hold(self, when, then, before=False):
+        self._arm("hold", when, 1, then, before)
+
+    def _arm(self, mode, when, times, then, before):
+        with self.lock:
+            self.mode, self.when, self.times, self.then, self.before = mode, when, times, then, before
+            self.released = threading.Event()
+
+    def wait_released(self):
+        if not self.released.wait(DEADLINE_S):
+            raise AssertionError(f"what {self.path} holds did not go on its way within {DEADLINE_S} s")
 
     def _is_it(self, request):
-        if self.times == 0 or not self.when(request):
-            return False
-        self.times -= 1
-        return True
+        with self.lock:
+            if self.times == 0 or not self.when(request):
+                return False
+            self.times -= 1
+            return True
+
+    def _release(self, side, data):
+        try:
+            self.then()
+            side.sendall(data)
+        finally:
+            self.released.set()
 
     def _serve(self, client):
-        server = socket.socket(socket.AF_UNIX)
-        with client, server, contextlib.suppress(OSError):
+        with socket.socket(socket.AF_UNIX) as server:
             server.connect(str(self.upstream))
             caught = False
             while True:
@@ -504,17 +591,18 @@ class Proxy:
                     if not data:
                         return
                     if ready is client:
-                        if not caught and self._is_it(data):
-                            caught = not self.before
-                            if self.before:
-                                self.then()
-                        server.sendall(data)
+                        if caught or not self._is_it(data):
+                            server.sendall(data)
+                        elif self.before:
+                            self._release(server, data)
+                        else:
+                            caught = True
+                            server.sendall(data)
                     elif not caught:
                         client.sendall(data)
                     elif self.mode == "hold":
                         caught = False
-                        self.then()
-                        client.sendall(data)
+                        self._release(client, data)
                     else:
                         self.lost_replies.append(data)
                         if self.mode == "cut":
@@ -630,6 +718,13 @@ SANITIZER_REPORT = re.compile(r"runtime error:|(Address|Leak|Thread|UndefinedBeh
 Result = collections.namedtuple("Result", "code out err")
 
 
+def has_ipv6():
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as probe:
+        probe.bind(("::1", 0))
+        return True
+    return False
+
+
 class Case(unittest.TestCase):
     """A scratch directory, a Redis, an empty database and a configuration for every test."""
 
@@ -657,7 +752,7 @@ class Case(unittest.TestCase):
             "shards": 8,
             "listen": {"udp": ["127.0.0.1:0"], "tcp": ["127.0.0.1:0"], "http": "127.0.0.1:0"},
             "coalesce_ms": 20,
-            "redis": {"url": self.redis.url},
+            "redis": {"url": self.redis.url, "timeout_ms": REDIS_TIMEOUT_MS},
             "postgres": {"url": self.postgres.url(self.database)},
         }
 
@@ -685,6 +780,69 @@ class Case(unittest.TestCase):
         """A running counterd with this test's configuration, with some keys changed."""
         path = self.write_config(f"{name}.json", **changes)
         return self.track(Counterd(self.dir, path, name, env)).start(event)
+
+    def ready(self, name="counterd", **options):
+        """A running counterd that could store at once what it is sent."""
+        counterd = self.counterd(name, **options)
+        wait_until(lambda: counterd.http("/readyz")[0] == 200, what=lambda: f"/readyz: {counterd.http('/readyz')}")
+        return counterd
+
+    def refused_start(self, config):
+        """How counterd ends that will not run with this. A Redis that does not answer in time is away, and that is no reason
+        to refuse: then it is tried again."""
+        def refused():
+            counterd = self.track(Counterd(self.dir, config, f"refused{len(self.processes)}")).spawn()
+            wait_until(lambda: not counterd.alive or counterd.events("redis_away"), what=f"an end\n{counterd.tail()}")
+            if counterd.alive:
+                counterd.kill()
+                return None
+            return Result(counterd.wait(), "", counterd.log())
+        return wait_until(refused, what="a Redis that answers")
+
+    def proxied_redis(self):
+        """A proxy before this test's Redis, and the "redis" of a configuration that goes through it."""
+        proxy = Proxy(self.dir / "proxy.sock", self.redis.path)
+        self.addCleanup(proxy.close)
+        return proxy, {**self.config["redis"], "url": f"unix://{proxy.path}?db=0"}
+
+    def proxied_postgres(self):
+        """The same for Postgres."""
+        directory = self.dir / "pg"
+        directory.mkdir()
+        name = ".s.PGSQL.5432"
+        proxy = Proxy(directory / name, self.postgres.directory / name)
+        self.addCleanup(proxy.close)
+        return proxy, {"url": self.postgres.url(self.database, directory=directory)}
+
+    def flusher_killed(self, proxy, when, before, config, *args):
+        """kill -9 of a flusher, right before or right after a request through the proxy."""
+        flusher = self.track(Process(f"killed{len(self.processes)}", self.dir, [FLUSHER, "-c", config, *args]))
+        proxy.hold(when, lambda: flusher.signal(signal.SIGKILL), before)
+        flusher.spawn()
+        self.assertEqual(flusher.wait(), -signal.SIGKILL, f"the step was not seen\n{flusher.tail()}")
+        proxy.wait_released()
+
+    @contextlib.contextmanager
+    def flushers_that_die(self, config, seed):
+        """Meanwhile flushers run, one after the other, each only for a random part of what it needs."""
+        over, dice = threading.Event(), random.Random(seed)
+
+        def run():
+            while not over.is_set():
+                with subprocess.Popen([FLUSHER, "-c", config, "run"], stdout=subprocess.DEVNULL,
+                                      stderr=subprocess.DEVNULL) as flusher:
+                    try:
+                        flusher.wait(dice.uniform(0, 0.15))
+                    except subprocess.TimeoutExpired:
+                        flusher.kill()
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
     def program(self, *argv, env=None, deadline_s=DEADLINE_S):
         """Runs a program to its end."""
@@ -718,6 +876,21 @@ class Case(unittest.TestCase):
         """key -> value of the default target."""
         return {key: int(value) for key, value in
                 self.query(f"select key, value from counterd.counters where key like '{like}'")}
+
+
+class Replicated(Case):
+    """Beside them a Redis with a replica, which is not started yet."""
+
+    def setUp(self):
+        super().setUp()
+        port = free_port()
+        self.primary = self.track(Redis(self.dir, "primary", tcp_port=port, settings=[
+            "--repl-diskless-sync-delay", "0"])).start()
+        self.replica = self.track(Redis(self.dir, "replica", settings=["--replicaof", "127.0.0.1", port]))
+
+    def start_replica(self):
+        self.replica.start()
+        wait_until(lambda: self.primary.call("WAIT", 1, 100) == 1, what="the replica to follow")
 
 
 def missing():

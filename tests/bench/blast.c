@@ -5,13 +5,16 @@
  *
  * All datagrams are made in advance, every key as often as any other and in a shuffled order, so that the
  * time goes into the system calls. -t writes tags, which are part of the key. -g lets the kernel cut them
- * (UDP GSO): so many in one pass through its network stack. Prints what it sent as one line of JSON.
+ * (UDP GSO): so many in one pass through its network stack. Prints what it sent as one line of JSON. SIGTERM
+ * ends it early, after one more batch.
  */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <netinet/in.h>
 #include <netinet/udp.h>
+#include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,6 +38,14 @@ struct options {
     uint64_t rate;          /* datagrams per second; 0 = as fast as it goes */
     uint64_t datagrams_max; /* stop after so many, or a batch more; 0 = by time alone */
 };
+
+static volatile sig_atomic_t told_to_end;
+
+static void on_term(int number)
+{
+    (void)number;
+    told_to_end = 1;
+}
 
 static void fail(const char *what)
 {
@@ -109,6 +120,7 @@ static uint64_t blast(const struct options *options, const struct pool *pool, in
     }
     batch = batch > BATCH ? BATCH : batch;
     while (now_ns() < end && (options->datagrams_max == 0 || sent < options->datagrams_max)) {
+        bool last = told_to_end;
         int done;
         point_batch(slots, pool, sent % pool->datagrams, options);
         done = sendmmsg(fd, messages, (unsigned)batch, 0);
@@ -117,6 +129,8 @@ static uint64_t blast(const struct options *options, const struct pool *pool, in
             fail("sendmmsg");
         *ret_refused += done < 0 ? errno == ECONNREFUSED : done < (int)batch;
         sent += done > 0 ? (uint64_t)done * options->segments : 0;
+        if (last)
+            break;
         pace(options, start, sent);
     }
     if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &pending, &pending_len) == 0 && pending == ECONNREFUSED)
@@ -174,6 +188,7 @@ int main(int argc, char **argv)
         options.segments = (uint32_t)(PACKET_MAX / pool.datagram_bytes);
     /* A packet of segments must not run over the end of the pool. */
     pool.datagrams = pool.datagrams / options.segments * options.segments;
+    signal(SIGTERM, on_term);
     fd = open_socket(&options, pool.datagram_bytes);
     getrusage(RUSAGE_SELF, &before);
     sent = blast(&options, &pool, fd, &ns, &refused);

@@ -11,16 +11,16 @@
 | slow     | all of it, after a while   | the answer |
 """
 
-import contextlib
 import select
-import socket
 import threading
 import time
+
+import harness
 
 TROUBLES = ("refuse", "before", "after", "torn", "late", "silent", "slow")
 
 
-class BadNetwork:
+class BadNetwork(harness.Relay):
     def __init__(self, name, dial, dice, tally, path=None):
         """Listens on the Unix socket `path`, or on a port of the loopback. dial() connects to the server, OSError when it
         can't. `tally`(name) counts what was done to whom."""
@@ -29,13 +29,8 @@ class BadNetwork:
         self.precious = lambda request: False  # requests that meet it ten times as often
         self.calm = threading.Event()
         self.calm.set()
-        self.lock = threading.Lock()
         self.troubled = 0           # requests that trouble is being made for
-        self.listener = socket.socket(socket.AF_UNIX if path else socket.AF_INET)
-        self.listener.bind(str(path) if path else ("127.0.0.1", 0))
-        self.listener.listen(128)
-        self.address = self.listener.getsockname()
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__(path)
 
     def storm(self, likely):
         self.calm.clear()
@@ -47,19 +42,6 @@ class BadNetwork:
         self.calm.set()
         wait_until(lambda: self.troubled == 0, what=f"what {self.name} holds back")
 
-    def close(self):
-        with contextlib.suppress(OSError):
-            self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
-
-    def _accept(self):
-        while True:
-            try:
-                client, _ = self.listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
-
     def _trouble(self, request):
         with self.lock:
             likely = min(0.3, self.likely * 10) if self.precious(request) else self.likely
@@ -68,14 +50,13 @@ class BadNetwork:
             return self.dice.choice(TROUBLES[1:])
 
     def _serve(self, client):
-        with client, contextlib.suppress(OSError):
-            with self.lock:
-                refused = not self.calm.is_set() and self.dice.random() < self.likely
-            if refused:
-                self.tally(f"{self.name}.refuse")
-                return
-            with self.dial() as server:
-                self._pass(client, server)
+        with self.lock:
+            refused = not self.calm.is_set() and self.dice.random() < self.likely
+        if refused:
+            self.tally(f"{self.name}.refuse")
+            return
+        with self.dial() as server:
+            self._pass(client, server)
 
     def _pass(self, client, server):
         sides = {client: server, server: client}

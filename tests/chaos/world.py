@@ -154,7 +154,9 @@ class World:
         # test's, which would acknowledge what it gets.
         pid = os.getpid()
         own = f"127.{64 + pid // 65536 % 64}.{pid // 256 % 256}.{pid % 254 + 1}:0"
-        config = {"shards": SHARDS, "redis": {"url": self.redis.url}, "targets": TARGETS, "fanout": FANOUT,
+        config = {"shards": SHARDS, "targets": TARGETS,
+                  "redis": {"url": self.redis.url, "timeout_ms": harness.REDIS_TIMEOUT_MS},
+                  "fanout": FANOUT,
                   "listen": {"udp": [own], "tcp": [own], "http": own},
                   "postgres": {"url": self.postgres.url(self.database)}}
         path = self.dir / name
@@ -303,20 +305,13 @@ class World:
 
     def redis_snapshot(self):
         """Harmless: what is on disk at a moment, for a later rollback."""
-        self.redis.signal(signal.SIGSTOP)
-        path = self.dir / f"snapshot{time.monotonic_ns()}"
-        shutil.copytree(self.redis.directory / "appendonlydir", path)
-        self.redis.signal(signal.SIGCONT)
-        self.snapshots.append(path)
+        self.snapshots.append(self.redis.backup())
         return None, 0
 
     def redis_rollback(self):
         if not self.snapshots:
             return self.redis_snapshot()
-        self.redis.kill()
-        data = self.redis.directory / "appendonlydir"
-        shutil.rmtree(data)
-        shutil.copytree(self.dice.choice(self.snapshots), data)
+        self.redis.restore(self.dice.choice(self.snapshots))
         return self.redis.start, 0.5
 
     def postgres_crash(self):

@@ -4,10 +4,8 @@
 Each client sends a known number of increments, and the rows hold exactly that.
 """
 
-import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import unittest
@@ -31,10 +29,10 @@ def npm_install(package):
     if shutil.which("node") is None or shutil.which("npm") is None:
         skip_or_fail("no node and npm here (tests/install-deps brings them)")
     directory = harness.scratch_dir("counterd-npm-")
-    done = subprocess.run(["npm", "install", "--no-save", "--no-audit", "--no-fund", "--omit=optional",
-                           "--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=5000", "--prefix", directory,
+    done = subprocess.run(["npm", "install", "--no-save", "--no-audit", "--no-fund", "--omit=optional", "--fetch-retries=5",
+                           "--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=20000", "--prefix", directory,
                            package], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                          timeout=120, stdin=subprocess.DEVNULL)
+                          timeout=300, stdin=subprocess.DEVNULL)
     if done.returncode != 0:
         skip_or_fail(f"npm install {package}: {done.stdout}")
     return directory

@@ -74,7 +74,7 @@ class Dashboard(harness.Case):
         process = harness.Process(name, self.dir, [self.directory / "run", "--listen", "127.0.0.1:0", *argv])
         self.track(process).spawn()
         try:
-            self.url = process.wait_event("listening", deadline_s=120)["url"]
+            self.url = process.wait_event("listening", deadline_s=300)["url"]
         except AssertionError:
             if "npm could not fetch" in process.log():
                 skip_or_fail(process.log())
@@ -125,11 +125,11 @@ class Dashboard(harness.Case):
         page.wait_text("#total", "1,234")
         self.wait_listed({"page.home": 1200, "page.away": 34})
         page.wait_text("#flush", "2 keys")
-        self.assertRegex(page.text("#fresh-text"), r"^All events before \d\d:\d\d:\d\d are in$")
+        page.wait_until(r"/^All events before \d\d:\d\d:\d\d are in$/.test(document.querySelector('#fresh-text').textContent)")
         self.count(["page.home:1|c"])
         page.wait_text("#total", "1,235")
         self.wait_listed(self.counters())
-        self.assertEqual(page.evaluate("document.getElementById('trouble').hidden"), True)
+        page.wait_until("document.getElementById('trouble').hidden")
         self.assertEqual(page.complaints(), [])
 
     def test_numbers_beyond_what_a_double_holds(self):
@@ -172,7 +172,7 @@ class Dashboard(harness.Case):
         page = self.started("#key=a")
         page.wait_text("#chart-title", "a")
         page.wait_text("#chart-note", "Per minute")
-        self.assertEqual(page.text("#chart-total"), "12")
+        page.wait_text("#chart-total", "12")
         code, body = self.get("api/series?key=a&range=1h")
         self.assertEqual((code, sorted(int(row["value"]) for row in json.loads(body))[-4:]), (200, [0, 2, 3, 4]))
         page.click("#ranges [value='24h']")
@@ -194,7 +194,7 @@ class Dashboard(harness.Case):
         page = self.started()
         page.wait_text("#trouble", "Generations in quarantine: 1 (flusher quarantine list). Parked: 1,200"
                                    " (flusher parked list).")
-        self.assertEqual(page.text("#total"), "1")
+        page.wait_text("#total", "1")
 
     def test_namespaces(self):
         for number, namespace in enumerate(("one", "two"), 1):
@@ -248,12 +248,15 @@ class Dashboard(harness.Case):
             with urllib.request.urlopen(f"{self.url}api/top?by=total") as reply:
                 return json.load(reply)[0]["value"], int(reply.headers.get("X-Again-Ms", 0))
 
-        self.assertEqual(ask()[0], "1")
-        self.count(["a:1|c"])
-        value, again_ms = harness.wait_until(lambda: (answer := ask())[1] and answer, what="told to ask later")
-        self.assertEqual(value, "1")
-        self.assertLessEqual(again_ms, 20000)
-        harness.wait_until(lambda: ask()[0] == "2", what="the newer answer")
+        def told_to_ask_later():
+            """A flush soon after the question; on a slow machine it may come too late."""
+            before, _ = ask()
+            self.count(["a:1|c"])
+            value, again_ms = ask()
+            return value == before and again_ms
+
+        harness.wait_until(told_to_ask_later, what="told to ask later")
+        harness.wait_until(lambda: ask()[0] == str(self.sent), what="the newest answer")
 
     def test_the_server_is_careful(self):
         self.dashboard(self.postgres.url(self.database))
@@ -302,7 +305,7 @@ class Dashboard(harness.Case):
         self.assertLess(path.stat().st_size, 100_000)
 
     def test_wrong_usage(self):
-        done = self.program(self.directory / "run", "no such thing", deadline_s=120)
+        done = self.program(self.directory / "run", "no such thing", deadline_s=300)
         if "npm could not fetch" in done.err:
             skip_or_fail(done.err)
         self.assertEqual(done.code, harness.EXIT_USAGE, done)

@@ -6,7 +6,6 @@ A proxy between the program and its server catches the step and does it.
 """
 
 import hashlib
-import signal
 import sys
 from pathlib import Path
 
@@ -36,9 +35,7 @@ def is_sql(text):
 class EveryStep(harness.Case):
     def setUp(self):
         super().setUp()
-        self.proxy = harness.Proxy(self.dir / "proxy.sock", self.redis.path)
-        self.addCleanup(self.proxy.close)
-        self.through_proxy = {"url": f"unix://{self.proxy.path}?db=0"}
+        self.proxy, self.through_proxy = self.proxied_redis()
 
     def send_rounds(self, counterd, rounds, **cut):
         for n in range(1, rounds + 1):
@@ -87,7 +84,8 @@ class EveryStep(harness.Case):
 
     def test_commit_whose_answer_never_came(self):
         self.migrate()
-        proxy, config = self.postgres_proxy(shards=1)
+        proxy, through = self.proxied_postgres()
+        config = self.write_config("through_proxy.json", postgres=through, shards=1)
         counterd = self.counterd(shards=1)
         for n in range(1, 6):
             counterd.send_udp([f"key.{key}:1|c" for key in range(30)])
@@ -99,30 +97,12 @@ class EveryStep(harness.Case):
         self.flush(config=config)
         self.assertEqual(self.counters(), {f"key.{key}": 5 for key in range(30)})
 
-    def postgres_proxy(self, **changes):
-        """A proxy before Postgres and a configuration file that goes through it."""
-        directory = self.dir / "pg"
-        directory.mkdir()
-        proxy = harness.Proxy(directory / ".s.PGSQL.5432", self.postgres.directory / ".s.PGSQL.5432")
-        self.addCleanup(proxy.close)
-        url = self.postgres.url(self.database, directory=directory)
-        return proxy, self.write_config("through_proxy.json", postgres={"url": url}, **changes)
-
-    def flush_and_interfere(self, proxy, config, when, before, then):
-        """A flush during which then(process) is done right before or after a step."""
-        flusher = self.track(harness.Process(f"flusher{len(self.processes)}", self.dir, [
-            harness.FLUSHER, "-c", config, "run"]))
-        proxy.hold(when, lambda: then(flusher), before)
-        flusher.spawn()
-        code = flusher.wait()
-        self.assertEqual(proxy.times, 0, f"the step was not seen\n{flusher.tail()}")
-        return code
-
     def test_flusher_killed_at_every_step(self):
         """kill -9 right before and right after each request; the next run finds a whole world, and the sum is exact."""
         self.migrate()
         counterd = self.counterd(shards=2)
-        postgres, through_postgres = self.postgres_proxy(shards=2)
+        postgres, through = self.proxied_postgres()
+        through_postgres = self.write_config("through_postgres.json", postgres=through, shards=2)
         redis = self.proxy, self.write_config("through_redis.json", shards=2, redis=self.through_proxy)
         steps = [(*redis, is_step(script)) for script in ("seal", "read", "release")]
         steps += [(postgres, through_postgres, is_sql(sql)) for sql in (
@@ -134,9 +114,7 @@ class EveryStep(harness.Case):
                 rounds += 1
                 counterd.send_udp([f"key.{key}:1|c" for key in range(30)])
                 counterd.settle(30 * rounds)
-                code = self.flush_and_interfere(proxy, config, when, before,
-                                                lambda flusher: flusher.signal(signal.SIGKILL))
-                self.assertEqual(code, -signal.SIGKILL)
+                self.flusher_killed(proxy, when, before, config, "run")
                 self.flusher("run", config=self.write_config("direct.json", shards=2))
                 self.assertEqual(self.counters(), {f"key.{key}": rounds for key in range(30)})
                 self.assertEqual(self.redis.pending(), {})
@@ -149,7 +127,7 @@ class EveryStep(harness.Case):
         direct = self.write_config("direct.json", shards=2)
         rounds = 0
 
-        def overtake(_flusher):
+        def overtake():
             self.program(harness.FLUSHER, "-c", direct, "run")
             # And new increments come in the meantime, which the slow one must not take for those it holds.
             nonlocal rounds
@@ -162,8 +140,10 @@ class EveryStep(harness.Case):
                 rounds += 1
                 counterd.send_udp([f"key.{key}:1|c" for key in range(30)])
                 counterd.settle(30 * rounds)
-                code = self.flush_and_interfere(self.proxy, config, is_step(script), before, overtake)
-                self.assertIn(code, (harness.EXIT_OK, harness.EXIT_TEMPFAIL))
+                self.proxy.hold(is_step(script), overtake, before)
+                overtaken = self.flusher("run", config=config, code=None)
+                self.assertIn(overtaken.code, (harness.EXIT_OK, harness.EXIT_TEMPFAIL), overtaken)
+                self.assertEqual(self.proxy.times, 0, f"no {script} was seen")
                 self.flusher("run", config=direct)
                 self.assertEqual(self.counters(), {f"key.{key}": rounds for key in range(30)})
                 self.assertEqual(self.redis.pending(), {})

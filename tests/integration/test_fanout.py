@@ -38,7 +38,7 @@ class Fanout(harness.Case):
             "site.views": 10, "site.posts": 5})
 
     def test_a_request_is_answered_when_all_of_it_is_in_redis(self):
-        counterd = self.counterd(coalesce_ms=60000)
+        counterd = self.ready(coalesce_ms=60000)
         url = "http://{}:{}/v1/increments".format(*counterd.address("http"))
         request = urllib.request.Request(url, b"post.views.1:1|c\npost.other:1|c\n", method="POST")
         with urllib.request.urlopen(request, timeout=harness.DEADLINE_S) as answer:

@@ -89,17 +89,12 @@ class Faults(harness.Case):
         self.assertIn("verdict=balanced", self.flusher("audit").out)
 
     def test_every_answer_of_redis(self):
-        proxy = harness.Proxy(self.dir / "proxy.sock", self.redis.path)
-        self.addCleanup(proxy.close)
-        self.cut_each_answer(proxy, self.write_config("f.json", redis={"url": f"unix://{proxy.path}?db=0"}))
+        proxy, through = self.proxied_redis()
+        self.cut_each_answer(proxy, self.write_config("f.json", redis=through))
 
     def test_every_answer_of_postgres(self):
-        directory = self.dir / "pg"
-        directory.mkdir()
-        proxy = harness.Proxy(directory / ".s.PGSQL.5432", self.postgres.directory / ".s.PGSQL.5432")
-        self.addCleanup(proxy.close)
-        url = self.postgres.url(self.database, directory=directory)
-        self.cut_each_answer(proxy, self.write_config("f.json", postgres={"url": url}))
+        proxy, through = self.proxied_postgres()
+        self.cut_each_answer(proxy, self.write_config("f.json", postgres=through))
 
 
 if __name__ == "__main__":

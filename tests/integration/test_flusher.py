@@ -6,7 +6,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -152,7 +151,7 @@ class Commands(harness.Case):
         counterd = self.counterd(keys_max=200000)
         for part in range(4):
             self.send(counterd, [f"a.rather.long.key.with.number.{n}:{n}|c" for n in range(1 + part, 60001, 4)])
-        self.flush(deadline_s=60)
+        self.flush()
         [[count, total]] = self.query("select count(*), sum(value) from counterd.counters")
         self.assertEqual((int(count), int(total)), (60000, sum(range(60001))))
 
@@ -284,7 +283,7 @@ class Crashes(harness.Case):
     def assert_exact(self, counterd):
         """All that was sent is in Postgres, once."""
         counterd.settle(self.lines)
-        self.flush(deadline_s=60)
+        self.flush()
         [[total]] = self.query("select sum(value) from counterd.counters")
         keys = self.lines // 501
         self.assertEqual(int(total), keys * 500 + keys * 2)
@@ -353,23 +352,8 @@ class Crashes(harness.Case):
         been stored."""
         counterd = self.counterd(coalesce_ms=5)
         config = self.write_config("flusher.json")
-        stop = threading.Event()
-
-        def flush_and_kill():
-            dice = random.Random(SEED)
-            while not stop.is_set():
-                flusher = subprocess.Popen([harness.FLUSHER, "-c", config, "run"], stdout=subprocess.DEVNULL,
-                                           stderr=subprocess.DEVNULL)
-                try:
-                    flusher.wait(dice.uniform(0, 0.15))
-                except subprocess.TimeoutExpired:
-                    flusher.kill()
-                    flusher.wait()
-
-        flushing = threading.Thread(target=flush_and_kill)
-        flushing.start()
-        try:
-            last = 0
+        last = 0
+        with self.flushers_that_die(config, SEED):
             for _ in range(25):
                 self.send_some(counterd)
                 stored = 2 * (counterd.settle(self.lines)["received"]["lines"] // 501)
@@ -377,9 +361,6 @@ class Crashes(harness.Case):
                 self.assertEqual(value, stored)
                 self.assertGreaterEqual(value, last)
                 last = value
-        finally:
-            stop.set()
-            flushing.join()
         self.assert_exact(counterd)
 
     def test_postgres_restarted_under_flushes(self):

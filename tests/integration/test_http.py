@@ -34,11 +34,6 @@ def cpu_seconds(pid):
 
 
 class Increments(harness.Case):
-    def ready(self, **changes):
-        counterd = self.counterd(**changes)
-        harness.wait_until(lambda: counterd.http("/readyz")[0] == 200, what="ready")
-        return counterd
-
     def test_answered_means_stored(self):
         """No waiting in between, and a coalesce_ms that would be noticed."""
         counterd = self.ready(coalesce_ms=60000)

@@ -35,15 +35,9 @@ def is_append(data):
 
 
 class Idempotency(harness.Case):
-    def ready(self, name="counterd", **changes):
-        counterd = self.counterd(name, **changes)
-        harness.wait_until(lambda: counterd.http("/readyz")[0] == 200, what="ready")
-        return counterd
-
-    def proxied(self, **redis):
-        self.proxy = harness.Proxy(self.dir / "proxy.sock", self.redis.path)
-        self.addCleanup(self.proxy.close)
-        return self.ready(redis={"url": f"unix://{self.proxy.path}?db=0", **redis})
+    def proxied(self):
+        self.proxy, self.through_proxy = self.proxied_redis()
+        return self.ready(redis=self.through_proxy)
 
     def flushed(self):
         self.flush()
@@ -165,11 +159,12 @@ class Idempotency(harness.Case):
                    for line in self.redis.call("CLIENT", "LIST").decode().splitlines()]
         own = [client["id"] for client in clients if client["cmd"].startswith("eval")]
         self.assertEqual((len(own), len(clients) > 2), (1, True), clients)
+        [_, most] = self.redis.call("CONFIG", "GET", "maxclients")
         self.redis.call("CONFIG", "SET", "maxclients", 1)
         self.redis.call("CLIENT", "KILL", "ID", own[0])
         harness.wait_until(lambda: counterd.http("/readyz")[0] == 503, what="not ready")
         self.assertEqual(post(counterd, "l")[0], 503)
-        self.redis.call("CONFIG", "SET", "maxclients", 1000)
+        self.redis.call("CONFIG", "SET", "maxclients", most)
         harness.wait_until(lambda: counterd.http("/readyz")[0] == 200, what="ready again")
         self.assertEqual(post(counterd, "l")[0], 200)
 
@@ -178,11 +173,12 @@ class Idempotency(harness.Case):
         self.migrate()
         self.proxied().stop()
         for n in range(4):
-            counterd = self.ready(f"dies{n}", redis={"url": f"unix://{self.proxy.path}?db=0"})
+            counterd = self.ready(f"dies{n}", redis=self.through_proxy)
             skip = iter(range(n // 2))
             self.proxy.hold(lambda data: is_append(data) and next(skip, None) is None, counterd.kill,
                             before=n % 2 == 1)
             self.assertIsNone(post(counterd, f"k{n}"))
+            self.proxy.wait_released()
             counterd = self.ready(f"lives{n}")
             self.assertEqual(post(counterd, f"k{n}")[0], 200)
             self.assertEqual(self.redis.pending(), {key: (n + 1) * value for key, value in SUMS.items()})
@@ -236,11 +232,6 @@ class Vector(RollbackCase):
     def setUp(self):
         super().setUp()
         self.config["shards"] = 1
-
-    def ready(self, name="counterd", **changes):
-        counterd = self.counterd(name, **changes)
-        harness.wait_until(lambda: counterd.http("/readyz")[0] == 200, what="ready")
-        return counterd
 
     def rows(self):
         return int(self.query("select count(*) from counterd.writers where starts_with(writer, 'once:')")[0][0])
@@ -348,7 +339,7 @@ class Vector(RollbackCase):
         client = harness.RespClient(self.redis.path)
         sha1 = client.call("SCRIPT", "LOAD", script)
         for start in range(0, count, 500):
-            replies = client.calls([["EVALSHA", sha1, 8, *self.shard_keys(0), f"{{counterd:0}}:token:{n}",
+            replies = client.calls([["EVALSHA", sha1, 8, *harness.shard_keys(0), f"{{counterd:0}}:token:{n}",
                                      f"once:{n:032x}", 1, 0, 1, "digest", 3600, f"key.{n % 100}", 1]
                                     for n in range(start, min(start + 500, count))])
             self.assertEqual({reply[0] for reply in replies}, {b"OK"})

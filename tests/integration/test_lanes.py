@@ -198,8 +198,7 @@ class OneServer(Lanes):
         self.check_balanced()
 
     def test_a_request_with_a_token_in_three_lanes(self):
-        daemon = self.counterd()
-        harness.wait_until(lambda: daemon.http("/readyz")[0] == 200, what="ready")
+        daemon = self.ready()
         for n in range(3):
             code, answer = post(daemon, "token", LINES)
             self.assertEqual((code, answer["accepted"], "duplicate" in answer), (200, 120, n > 0))
@@ -247,9 +246,13 @@ class OneServer(Lanes):
         children = Path(f"/proc/{flusher.pid}/task/{flusher.pid}/children").read_text().split()
         self.assertEqual(len(children), 3)
         flusher.kill()
-        harness.wait_until(lambda: not any(Path(f"/proc/{pid}").exists() and
-                                           " Z " not in Path(f"/proc/{pid}/stat").read_text() for pid in children),
-                           what=f"the end of {children}")
+
+        def ended(pid):
+            try:
+                return " Z " in Path(f"/proc/{pid}/stat").read_text()
+            except (FileNotFoundError, ProcessLookupError):
+                return True
+        harness.wait_until(lambda: all(map(ended, children)), what=f"the end of {children}")
 
     def test_when_one_process_dies_all_end_to_be_started_again(self):
         flusher = self.track(harness.Process("every", self.dir, [harness.FLUSHER, "-c", self.write_config("e.json"),
@@ -295,6 +298,7 @@ class Restarts(Lanes, RollbackCase):
     def test_a_spool_is_stored_in_its_lanes(self):
         spool = self.dir / "spool"
         spool.mkdir()
+        self.config["redis"]["timeout_ms"] = 2000  # a stop waits so long for a Redis that is away
         daemon = self.counterd(spool_dir=str(spool))
         self.count(daemon)
         self.redis.stop()

@@ -83,8 +83,9 @@ class MetricsFile(harness.Case):
         self.assertEqual((found["last_run_failed"], found["last_run_exit_code"]), (0, 0))
         self.assertTrue(before_s - 0.01 <= found["last_run_timestamp_seconds"] <= time.time())
         self.assertEqual(found["last_success_timestamp_seconds"], found["last_run_timestamp_seconds"])
-        self.assertGreater(found["last_run_rows_per_second"], 0)
-        self.assertTrue(0 < found["last_run_duration_seconds"] < harness.DEADLINE_S)
+        rate, duration_s = found["last_run_rows_per_second"], found["last_run_duration_seconds"]
+        self.assertTrue(0 < duration_s < harness.DEADLINE_S)
+        self.assertAlmostEqual(rate * duration_s, 2, delta=duration_s + rate / 1000)  # a whole number, and milliseconds
         self.assertTrue(before_s - 0.01 <= found["fresh_until_timestamp_seconds"] <= time.time())
         for name in ("lag_seconds", "quarantined_generations", "parked_rows", "parked_increments",
                      "dropped_increments", "last_run_parked_keys", "last_run_dropped_keys", "shards_gone_back", ("pending_keys", "open"),

@@ -2,7 +2,6 @@
 """test_outage - bad days: a server missing, killed, restarted, locked, rolled back, or of another pipeline"""
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -29,7 +28,7 @@ class Redis(harness.Case):
         self.redis.start()
         counterd.settle(500)
         self.assertEqual(self.redis.pending(), {"early": 500})
-        self.assertEqual(counterd.http("/readyz")[0], 200)
+        harness.wait_until(lambda: counterd.http("/readyz")[0] == 200, what="ready")
 
     def test_killed_and_restarted_under_traffic(self):
         """Nothing lost, nothing doubled, whatever the kill cut short: Redis keeps what it acknowledged."""
@@ -65,10 +64,10 @@ class Redis(harness.Case):
         counterd = self.counterd()
         counterd.send_udp([f"key.{n}:1|c" for n in range(100)])
         counterd.settle(100)
-        backup = self.backup()
+        backup = self.redis.backup()
         counterd.send_udp([f"key.{n}:1|c" for n in range(150)])
         counterd.settle(250)
-        self.roll_back(backup)
+        self.redis.roll_back(backup)
         counterd.send_udp([f"key.{n}:1|c" for n in range(150)])
         expected = {f"key.{n}": 3 if n < 100 else 2 for n in range(150)}
         harness.wait_until(lambda: self.redis.pending() == expected, what=lambda: f"replay\n{counterd.tail()}")
@@ -80,27 +79,13 @@ class Redis(harness.Case):
         counterd = self.counterd()
         counterd.send_udp([f"key.{n}:1|c" for n in range(100)])
         counterd.settle(100)
-        backup = self.backup()
+        backup = self.redis.backup()
         counterd.send_udp([f"key.{n}:1|c" for n in range(150)])
         counterd.settle(250)
-        self.roll_back(backup)
+        self.redis.roll_back(backup)
         expected = {f"key.{n}": 2 if n < 100 else 1 for n in range(150)}
         harness.wait_until(lambda: self.redis.pending() == expected, what=lambda: f"replay\n{counterd.tail()}")
         self.assertEqual(self.redis.accepted(), 250)
-
-    def roll_back(self, backup):
-        """Redis dies, and what starts in its place has an older state."""
-        self.redis.kill()
-        shutil.rmtree(self.redis.directory / "appendonlydir")
-        shutil.copytree(backup, self.redis.directory / "appendonlydir")
-        self.redis.start()
-
-    def backup(self):
-        self.redis.stop()
-        path = self.dir / "backup"
-        shutil.copytree(self.redis.directory / "appendonlydir", path)
-        self.redis.start()
-        return path
 
     def test_rolled_back_to_what_postgres_has(self):
         """The old state holds only what has been flushed since: the vector in Postgres tells, and nothing is doubled."""
@@ -108,9 +93,9 @@ class Redis(harness.Case):
         counterd = self.counterd()
         counterd.send_udp([f"key.{n}:1|c" for n in range(100)])
         counterd.settle(100)
-        backup = self.backup()
+        backup = self.redis.backup()
         self.flush()
-        self.roll_back(backup)
+        self.redis.roll_back(backup)
         self.flush()
         self.assertEqual(self.counters(), {f"key.{n}": 1 for n in range(100)})
         counterd.send_udp([f"key.{n}:1|c" for n in range(100)])
@@ -126,9 +111,9 @@ class Redis(harness.Case):
         config = self.write_config("f.json", shards=1)
         counterd.send_udp(["a:1|c"])
         counterd.settle(1)
-        backup = self.backup()
+        backup = self.redis.backup()
         self.flush(config=config)
-        self.roll_back(backup)
+        self.redis.roll_back(backup)
         counterd.send_udp(["a:10|c"])
         counterd.settle(2)
         done = self.flush(config=config, code=harness.EXIT_TEMPFAIL)
@@ -162,7 +147,7 @@ class Redis(harness.Case):
                       {"url": f"unix://:wr0ng@{locked.path}?db=0"}):
             with self.subTest(redis=redis):
                 config = self.write_config("locked.json", redis=redis)
-                for done in (self.program(harness.COUNTERD, "-c", config), self.flush(config=config, code=None)):
+                for done in (self.refused_start(config), self.flush(config=config, code=None)):
                     self.assertEqual(done.code, harness.EXIT_CONFIG, done)
                     self.assertRegex(done.err, "NOAUTH|WRONGPASS")
                     self.assertIn("redis.password_file", done.err)
@@ -184,7 +169,7 @@ class Redis(harness.Case):
         self.redis.call("CONFIG", "SET", "requirepass", "new")
         self.redis.call("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         counterd.wait_event("redis_misfit")
-        self.assertEqual(counterd.http("/readyz")[0], 503)
+        harness.wait_until(lambda: counterd.http("/readyz")[0] == 503, what="not ready")
         counterd.send_udp(["a:1|c"] * 10)
         self.redis.call("CONFIG", "SET", "requirepass", "")
         counterd.settle(11)
@@ -193,7 +178,7 @@ class Redis(harness.Case):
     def test_another_number_of_shards_refuses_to_start(self):
         self.migrate()
         self.counterd("first").stop()
-        second = self.program(harness.COUNTERD, "-c", self.write_config(shards=16), deadline_s=20)
+        second = self.refused_start(self.write_config(shards=16))
         self.assertEqual(second.code, harness.EXIT_CONFIG, second)
         self.assertRegex(second.err, r"\b8\b")
         self.assertRegex(second.err, r"\b16\b")
@@ -239,10 +224,11 @@ class Shutdown(harness.Case):
                 self.redis.call("FLUSHALL")
                 counterd = self.counterd(f"workers{workers}", workers=workers)
                 _, port = counterd.address("udp")
-                with subprocess.Popen([BLAST, str(port), "-s", "4", "-k", "1000"], stdout=subprocess.PIPE,
-                                      text=True) as blast:
+                with subprocess.Popen([BLAST, str(port), "-s", str(harness.DEADLINE_S), "-k", "1000"],
+                                      stdout=subprocess.PIPE, text=True) as blast:
                     harness.wait_until(lambda: counterd.status()["received"]["datagrams"] > 50000, what="full load")
                     self.assertEqual(counterd.stop(), 0, counterd.tail())
+                    blast.terminate()  # which ends it after one more batch
                     said = json.loads(blast.stdout.read())
                 [stopped] = counterd.events("stopped")
                 stored = sum(int(self.redis.call("HGET", key, "events")) for key in self.redis.call("KEYS", "*:meta"))
@@ -260,11 +246,14 @@ class Shutdown(harness.Case):
 
     def test_sigterm_while_clients_never_stop_sending(self):
         """Whoever sends as fast as it is read does not keep it here, and what was read is stored."""
-        counterd = self.counterd(redis={"url": self.redis.url, "timeout_ms": 1000})
+        counterd = self.counterd(redis={"url": self.redis.url, "timeout_ms": 3000})
         host, port = counterd.address("tcp")
-        flood = f"import socket\ns = socket.create_connection(('{host}', {port}))\nwhile True: s.sendall(b'a:1|c\\n' * 40000)"
-        floods = [subprocess.Popen([sys.executable, "-c", flood], stderr=subprocess.DEVNULL) for _ in range(6)]
-        harness.wait_until(lambda: counterd.status()["received"]["lines"] > 10**6, what="a flood")
+        # Long lines: what is read of each at the end is so many bytes.
+        flood = (f"import socket\ns = socket.create_connection(('{host}', {port}))\n"
+                 "while True: s.sendall((b'a' * 250 + b':1|c\\n') * 1000)")
+        floods = [self.track(harness.Process(f"flood{n}", self.dir, [sys.executable, "-c", flood])).spawn()
+                  for n in range(6)]
+        harness.wait_until(lambda: counterd.status()["received"]["lines"] > 10**5, what="a flood")
         self.assertEqual(counterd.stop(), 0, counterd.tail())
         for process in floods:
             process.wait()
@@ -356,12 +345,9 @@ class Postgres(harness.Case):
     def test_gone_while_we_connect(self):
         """Back a moment later, so no matter of configuration."""
         self.migrate()
-        directory = self.dir / "pg"
-        directory.mkdir()
-        proxy = harness.Proxy(directory / ".s.PGSQL.5432", self.postgres.directory / ".s.PGSQL.5432")
-        self.addCleanup(proxy.close)
+        proxy, through = self.proxied_postgres()
         proxy.cut(lambda request: True)
-        config = self.write_config("f.json", postgres={"url": self.postgres.url(self.database, directory=directory)})
+        config = self.write_config("f.json", postgres=through)
         self.assertIn("away", self.flush(config=config, code=harness.EXIT_UNAVAILABLE).err)
         self.flush(config=config)
 

@@ -51,6 +51,7 @@ class Page(scenes.Scene):
                              [])
             self.assertEqual(self.browser.complaints() if self.quiet else [], [])
             self.browser.call("Page.navigate", url="about:blank")
+            self.browser.wait_until("location.href === 'about:blank'")
         super().tearDown()
 
     quiet = True
@@ -79,7 +80,7 @@ class Page(scenes.Scene):
 
     def test_figures_are_those_of_the_status(self):
         self.migrate()
-        counterd = self.counterd()
+        counterd = self.ready()
         counterd.send_udp([f"page.{n % 37}:2|c" for n in range(5000)] + ["junk"] * 20)
         counterd.send_tcp(["t:1|c"] * 10 + ["a:1|g"])
         counterd.settle(5031)
@@ -88,6 +89,7 @@ class Page(scenes.Scene):
         counterd.settle(5051)
         self.open(counterd)
         self.browser.wait_until("document.querySelector('#stage-open .unit').innerText.includes('20 keys')")
+        self.browser.wait_until("document.querySelector('#top').innerText.includes('page.20')")
         status = counterd.status()
         self.assertEqual(number(self.stage("received")[0]), status["received"]["lines"])
         self.assertEqual(self.stage("received")[2], "21 of them rejected")

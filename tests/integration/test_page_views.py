@@ -14,6 +14,7 @@ class PageViews(examples.Case):
 
     def test_the_whole_of_it(self):
         self.migrate()
+        harness.away_from_turn(60, 5)
         self.send_lines()
         self.flush()
         # What is read is of full minutes; so that nobody waits for one to end, this one has.

@@ -3,7 +3,6 @@
 """
 
 import json
-import signal
 import sys
 from pathlib import Path
 
@@ -146,11 +145,8 @@ class Parked(Targets):
     def test_retry_killed_at_every_step(self):
         """kill -9 right before and right after each statement, and an answer to COMMIT that never comes: once in the end."""
         self.use(POSTS, CATCH_ALL, sql="create table posts (id int primary key, view_count int)", shards=1)
-        directory = self.dir / "pg"
-        directory.mkdir()
-        proxy = harness.Proxy(directory / ".s.PGSQL.5432", self.postgres.directory / ".s.PGSQL.5432")
-        self.addCleanup(proxy.close)
-        through = self.write_config("through.json", postgres={"url": self.postgres.url(self.database, directory=directory)})
+        proxy, postgres = self.proxied_postgres()
+        through = self.write_config("through.json", postgres=postgres)
         rounds = 0
         for step in ("begin", "for update", "limit 10000 for update", "savepoint part", "update public.posts",
                      "delete from counterd.parked", "update counterd.shards", "commit\0"):
@@ -160,11 +156,7 @@ class Parked(Targets):
                 self.count("post.views.1:1|c")
                 self.flush()
                 self.query(f"insert into posts values (1, {rounds - 1})")
-                command = self.track(harness.Process(f"retry{rounds}", self.dir,
-                                                     [harness.FLUSHER, "-c", through, "parked", "retry"]))
-                proxy.hold(is_sql(step), lambda: command.signal(signal.SIGKILL), before)
-                command.spawn()
-                self.assertEqual(command.wait(), -signal.SIGKILL, f"{step}\n{command.tail()}")
+                self.flusher_killed(proxy, is_sql(step), before, through, "parked", "retry")
                 self.balance()
                 self.flusher("parked", "retry")
                 self.assertEqual(self.query("select view_count from posts"), [[str(rounds)]], step)
@@ -183,20 +175,14 @@ class Parked(Targets):
     def test_flush_killed_while_it_parks(self):
         self.use(POSTS, CATCH_ALL, sql="create table posts (id int primary key, view_count int); insert into posts values "
                                        "(1, 0)", shards=1)
-        directory = self.dir / "pg"
-        directory.mkdir()
-        proxy = harness.Proxy(directory / ".s.PGSQL.5432", self.postgres.directory / ".s.PGSQL.5432")
-        self.addCleanup(proxy.close)
-        through = self.write_config("through.json", postgres={"url": self.postgres.url(self.database, directory=directory)})
+        proxy, postgres = self.proxied_postgres()
+        through = self.write_config("through.json", postgres=postgres)
         rounds = 0
         for step in ("savepoint part", "update public.posts", "insert into counterd.parked", "set parked_total"):
             for before in (True, False):
                 rounds += 1
                 self.count("post.views.1:1|c", "post.views.2:1|c")
-                command = self.track(harness.Process(f"flush{rounds}", self.dir, [harness.FLUSHER, "-c", through, "run"]))
-                proxy.hold(is_sql(step), lambda: command.signal(signal.SIGKILL), before)
-                command.spawn()
-                self.assertEqual(command.wait(), -signal.SIGKILL, f"{step}\n{command.tail()}")
+                self.flusher_killed(proxy, is_sql(step), before, through, "run")
                 self.flush()
                 self.assertEqual(self.query("select view_count from posts"), [[str(rounds)]], step)
                 self.balance(parked=rounds, applied=rounds)

@@ -32,7 +32,8 @@ class Pipeline(harness.Case):
 
     def test_every_kind_of_socket(self):
         path = str(self.dir / "counterd.sock")
-        counterd = self.counterd(listen={"udp": ["127.0.0.1:0", "[::1]:0"], "tcp": ["127.0.0.1:0"], "unix": [path],
+        second = "[::1]:0" if harness.has_ipv6() else "127.0.0.1:0"
+        counterd = self.counterd(listen={"udp": ["127.0.0.1:0", second], "tcp": ["127.0.0.1:0"], "unix": [path],
                                          "http": "127.0.0.1:0"})
         counterd.send_udp(["udp4:1|c", "all:1|c"])
         counterd.send_udp(["udp6:2|c", "all:1|c"], index=1)

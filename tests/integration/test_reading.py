@@ -136,10 +136,9 @@ class Runs(Reading):
         for number, namespace in enumerate(("one", "two"), 1):
             config = self.write_config(f"{namespace}.json", namespace=namespace)
             counterd = self.counterd(namespace, namespace=namespace)
-            for _ in range(2):
+            for lines in (3, 6):
                 counterd.send_udp([f"shared:{number}|c", f"shared:{number}|c", f"{namespace}:5|c"])
-                wait = counterd.status()["received"]["lines"]
-                counterd.settle(wait)
+                counterd.settle(lines)
                 self.flush(config=config)
         self.assertEqual(self.query("select namespace, total, events from counterd.totals order by 1"),
                          [["one", "14", "6"], ["two", "18", "6"]])

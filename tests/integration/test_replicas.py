@@ -12,23 +12,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import harness
 
 
-class Replicas(harness.Case):
+class Replicas(harness.Replicated):
     def setUp(self):
         super().setUp()
-        port = harness.free_port()
-        self.primary = self.track(harness.Redis(self.dir, "primary", tcp_port=port, settings=[
-            "--repl-diskless-sync-delay", "0"])).start()
-        self.replica = self.track(harness.Redis(self.dir, "replica", settings=["--replicaof", "127.0.0.1", port]))
         self.config["redis"] = {"url": self.primary.url, "wait_replicas": 1, "timeout_ms": 300}
-
-    def start_replica(self):
-        self.replica.start()
-        harness.wait_until(lambda: self.primary.call("WAIT", 1, 100) == 1, what="the replica to follow")
-
-    def ready(self, **changes):
-        counterd = self.counterd(**changes)
-        harness.wait_until(lambda: counterd.http("/readyz")[0] == 200, what="ready")
-        return counterd
 
     def patient(self):
         return self.ready(redis={**self.config["redis"], "timeout_ms": 30000})
@@ -58,7 +45,7 @@ class Replicas(harness.Case):
             self.start_replica()
             self.assertEqual(stream.makefile("rb").readline(), b"SYNCED x\n")
         counterd.settle(4)
-        self.assertEqual(self.post(counterd, ["d:1|c"], {"Idempotency-Key": "k"})[0], 200)
+        harness.wait_until(lambda: self.post(counterd, ["d:1|c"], {"Idempotency-Key": "k"})[0] == 200, what="d is taken")
         wanted = {"a": 1, "b": 2, "c": 1, "d": 1, "e": 1}
         self.assertEqual((self.primary.pending(), self.replica.pending()), (wanted, wanted))
 

@@ -8,7 +8,6 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -38,28 +37,13 @@ class RollbackCase(harness.Case):
         counterd.settle(self.lines[counterd.name])
 
     def backup(self):
-        """What Redis has on disk at this moment, while it goes on."""
-        path = self.dir / f"backup{random.getrandbits(60)}"
-        self.redis.signal(signal.SIGSTOP)
-        shutil.copytree(self.redis.directory / "appendonlydir", path)
-        self.redis.signal(signal.SIGCONT)
-        return path
+        return self.redis.backup()
 
     def roll_back(self, backup):
-        """Redis dies, and what starts in its place has an older state."""
-        self.redis.kill()
-        shutil.rmtree(self.redis.directory / "appendonlydir")
-        shutil.copytree(backup, self.redis.directory / "appendonlydir")
-        self.redis.start()
-
-    def shard_keys(self, shard):
-        return [f"{{counterd:{shard}}}:{name}" for name in
-                ("open", "sealed", "meta", "writers", "durable", "open_seqs", "sealed_seqs")]
+        self.redis.roll_back(backup)
 
     def seal(self, shard, gen):
-        """What a flusher does that dies right after it."""
-        script = (harness.ROOT / "lib" / "scripts" / "seal.lua").read_text()
-        self.redis.call("EVAL", script, 7, *self.shard_keys(shard), gen)
+        return self.redis.seal(shard, gen)
 
     def audit(self, code=harness.EXIT_OK, **options):
         return json.loads(self.flusher("audit", "--json", code=code, **options).out)
@@ -135,12 +119,9 @@ class Living(RollbackCase):
     def test_flusher_killed_at_every_step_of_a_quarantine(self):
         counterd = self.counterd(shards=1)
         direct = self.write_config("direct.json", shards=1)
-        redis = harness.Proxy(self.dir / "proxy.sock", self.redis.path)
-        directory = self.dir / "pg"
-        directory.mkdir()
-        postgres = harness.Proxy(directory / ".s.PGSQL.5432", self.postgres.directory / ".s.PGSQL.5432")
-        through = self.write_config("through.json", shards=1, redis={"url": f"unix://{redis.path}?db=0"}, postgres={
-            "url": self.postgres.url(self.database, directory=directory)})
+        redis, through_redis = self.proxied_redis()
+        postgres, through_postgres = self.proxied_postgres()
+        through = self.write_config("through.json", shards=1, redis=through_redis, postgres=through_postgres)
         steps = [(postgres, is_sql("insert into counterd.quarantine")), (postgres, is_sql("commit\0")),
                  (redis, is_script("reset")), (redis, is_script("release"))]
         for proxy, when in steps:
@@ -152,11 +133,7 @@ class Living(RollbackCase):
                 self.send(counterd, {"a": 10, "b": 20})
                 self.seal(0, f"by-hand-{before}-{steps.index((proxy, when))}")
                 self.send(counterd, {"a": 100})
-                flusher = self.track(harness.Process(f"flusher{len(self.processes)}", self.dir,
-                                                     [harness.FLUSHER, "-c", through]))
-                proxy.hold(when, lambda flusher=flusher: flusher.signal(signal.SIGKILL), before)
-                flusher.spawn()
-                self.assertEqual(flusher.wait(), -signal.SIGKILL, flusher.tail())
+                self.flusher_killed(proxy, when, before, through)
                 self.flush_until_exact(counterd, direct)
                 self.audit(config=direct)
                 rows = self.quarantine(config=direct)
@@ -295,38 +272,26 @@ class Dead(RollbackCase):
 
 class Audit(RollbackCase):
     def test_balances_while_flushes_run_and_die(self):
-        counterd = self.counterd(coalesce_ms=5)
+        counterd = self.ready(coalesce_ms=5)
         http = ":".join(map(str, counterd.address("http")))
         config = self.write_config("f.json", listen={**self.config["listen"], "http": http})
         stop = threading.Event()
-
-        def flush_and_kill():
-            dice = random.Random(SEED)
-            while not stop.is_set():
-                flusher = subprocess.Popen([harness.FLUSHER, "-c", config, "run"], stdout=subprocess.DEVNULL,
-                                           stderr=subprocess.DEVNULL)
-                try:
-                    flusher.wait(dice.uniform(0, 0.15))
-                except subprocess.TimeoutExpired:
-                    flusher.kill()
-                    flusher.wait()
 
         def traffic():
             while not stop.is_set():
                 self.send(counterd, {f"key.{n}": n - 100 for n in range(300)})
 
-        threads = [threading.Thread(target=flush_and_kill), threading.Thread(target=traffic)]
-        for thread in threads:
-            thread.start()
+        thread = threading.Thread(target=traffic)
+        thread.start()
         try:
-            for _ in range(25):
-                audit = self.audit(config=config)
-                self.assertEqual(audit["verdict"], "balanced")
-                self.assertEqual(audit["accepted"], audit["applied"] + audit["open"] + audit["sealed"])
+            with self.flushers_that_die(config, SEED):
+                for _ in range(25):
+                    audit = self.audit(config=config)
+                    self.assertEqual(audit["verdict"], "balanced")
+                    self.assertEqual(audit["accepted"], audit["applied"] + audit["open"] + audit["sealed"])
         finally:
             stop.set()
-            for thread in threads:
-                thread.join()
+            thread.join()
         self.flush(config=config)
         audit = self.audit(config=config)
         self.assertEqual(audit["accepted"], sum(self.sent.values()))
@@ -334,7 +299,7 @@ class Audit(RollbackCase):
         self.assertEqual(audit["counterd"]["accepted"], self.lines["counterd"])
 
     def test_says_what_the_daemon_knows_or_that_it_is_absent(self):
-        counterd = self.counterd()
+        counterd = self.ready()
         http = ":".join(map(str, counterd.address("http")))
         config = self.write_config("f.json", listen={**self.config["listen"], "http": http})
         counterd.send_udp(["a:1|c", "a:1|g", "a:x|c"])
@@ -433,11 +398,10 @@ class Scripts(RollbackCase):
         self.before = self.dump()
 
     def script(self, name, *args):
-        text = (harness.ROOT / "lib" / "scripts" / f"{name}.lua").read_text()
-        return self.redis.call("EVAL", text, 7, *self.shard_keys(0), *args)
+        return self.redis.script(name, 0, *args)
 
     def dump(self):
-        return {key: self.redis.call("DUMP", key) for key in self.shard_keys(0)}
+        return {key: self.redis.call("DUMP", key) for key in harness.shard_keys(0)}
 
     def field(self, name):
         return self.redis.call("HGET", "{counterd:0}:meta", name)
@@ -451,7 +415,7 @@ class Scripts(RollbackCase):
             with self.subTest(args=args), self.assertRaisesRegex(harness.RedisError, "BADARG"):
                 self.script("reset", *args)
             self.assertEqual(self.dump(), self.before)
-        for key in self.shard_keys(0):
+        for key in harness.shard_keys(0):
             self.redis.call("RENAME", key, "spare") if self.before[key] else None
             self.redis.call("SET", key, "of a wrong type")
             with self.subTest(key=key), self.assertRaisesRegex(harness.RedisError, "WRONGTYPE"):
@@ -498,19 +462,7 @@ class TornFile(RollbackCase):
     BATCH = [word for n in range(20) for word in (f"key.{n}", n)]
 
     def append(self, seq):
-        script = (harness.ROOT / "lib" / "scripts" / "append.lua").read_text()
-        return self.redis.call("EVAL", script, 7, *self.shard_keys(0), "w", seq, 0, 20, *self.BATCH)[0]
-
-    def restart(self, before=None):
-        self.redis.kill()
-        if before:
-            before()
-        self.redis.start(mend=False)
-
-    def tear(self, backup, length):
-        shutil.rmtree(self.redis.directory / "appendonlydir")
-        shutil.copytree(backup, self.redis.directory / "appendonlydir")
-        os.truncate(self.file(self.redis.directory / "appendonlydir"), length)
+        return self.redis.script("append", 0, "w", seq, 0, 20, *self.BATCH)[0]
 
     @staticmethod
     def file(directory):
@@ -526,38 +478,41 @@ class TornFile(RollbackCase):
         self.assertGreater(len(commands), 4)
         for command in commands:
             with self.subTest(torn=written[command:][:40]):
-                self.restart(before=lambda: self.tear(backup, command + 6))
+                self.redis.restore(backup)
+                os.truncate(self.file(self.redis.directory / "appendonlydir"), command + 6)
+                self.redis.start(mend=False)
                 self.assertEqual(self.append(2), b"OK")
-                self.restart()
+                self.redis.kill()
+                self.redis.start(mend=False)
                 self.assertEqual(self.append(2), b"DUP")
                 self.assertEqual(self.redis.pending(), {f"key.{n}": 2 * n for n in range(20)})
                 self.assertEqual((self.redis.accepted(), self.redis.call("HGET", "{counterd:0}:meta", "events")),
                                  (2 * sum(range(20)), b"40"))
 
 
-class Replicas(RollbackCase):
+class Replicas(harness.Replicated, RollbackCase):
     """redis.wait_replicas: nothing goes to Postgres that a failover could forget."""
 
     def setUp(self):
         super().setUp()
-        port = harness.free_port()
-        self.primary = self.track(harness.Redis(self.dir, "primary", tcp_port=port, settings=[
-            "--repl-diskless-sync-delay", "0"])).start()
-        self.replica = self.track(harness.Redis(self.dir, "replica", settings=["--replicaof", "127.0.0.1", port]))
         redis = {"url": self.primary.url, "wait_replicas": 1}
         self.patient = self.write_config("patient.json", shards=1, redis={**redis, "timeout_ms": 30000})
-        self.impatient = self.write_config("impatient.json", shards=1, redis={**redis, "timeout_ms": 300})
+        self.impatient = self.write_config("impatient.json", shards=1, redis={**redis, "timeout_ms": 500})
         self.daemon = self.counterd(shards=1, redis={"url": self.primary.url})
 
-    def start_replica(self):
-        self.replica.start()
-        harness.wait_until(lambda: self.primary.call("WAIT", 1, 100) == 1, what="the replica to follow")
+    def flush_with_too_few(self):
+        """A run that gives up, and on a slow machine not before it could ask."""
+        def gave_up():
+            done = self.flush(config=self.impatient, code=None)
+            return done if done.code != harness.EXIT_UNAVAILABLE else None
+        done = harness.wait_until(gave_up, what="a run that reaches Redis")
+        self.assertEqual(done.code, harness.EXIT_TEMPFAIL, done)
+        self.assertIn("0 of 1 replicas", done.err)
+        self.assertIn("redis.wait_replicas", done.err)
 
     def test_too_few_replicas_and_enough(self):
         self.send(self.daemon, {"a": 1})
-        done = self.flush(config=self.impatient, code=harness.EXIT_TEMPFAIL)
-        self.assertIn("0 of 1 replicas", done.err)
-        self.assertIn("redis.wait_replicas", done.err)
+        self.flush_with_too_few()
         self.assertEqual(self.counters(), {})
         self.audit(config=self.patient)
         self.start_replica()
@@ -569,7 +524,7 @@ class Replicas(RollbackCase):
         self.replica.signal(signal.SIGSTOP)
         self.send(self.daemon, {"a": 1})
         for _ in range(2):
-            self.assertIn("0 of 1 replicas", self.flush(config=self.impatient, code=harness.EXIT_TEMPFAIL).err)
+            self.flush_with_too_few()
         self.assertEqual(self.counters(), {})
         self.replica.signal(signal.SIGCONT)
         self.flush(config=self.patient)

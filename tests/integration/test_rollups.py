@@ -121,6 +121,7 @@ def name_of(date):
 class Partitions(harness.Case):
     def setUp(self):
         super().setUp()
+        harness.away_from_turn(86400, harness.DEADLINE_S)
         self.config["targets"] = [target("*", bucket="1m", retention="30d")]
         self.migrate()
 

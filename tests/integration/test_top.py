@@ -27,11 +27,12 @@ class Terminal:
         self.master, slave = os.openpty()
         self.resize(columns, rows)
         self.before = termios.tcgetattr(slave)
-        self.changed = threading.Condition()
+        self.lock = threading.Lock()
         self.alternate = self.hidden = False
         self.clears = self.unknown = 0
         self.sent = b""
         self.lines = {}
+        self.shown = []  # what was on the screen, each time that it changed
         self.at = (1, 1)
 
         def in_child():
@@ -56,10 +57,10 @@ class Terminal:
                 data = os.read(self.master, 65536)
             except OSError:
                 return
-            with self.changed:
+            with self.lock:
                 self.sent += data
                 rest = self._draw(rest + data)
-                self.changed.notify_all()
+                self.shown.append(self._text())
 
     def _draw(self, data):
         at = 0
@@ -100,13 +101,23 @@ class Terminal:
             self.lines[row] = line[:column - 1] + text + line[column - 1 + len(text):]
         self.at = (row, column + len(text))
 
+    def _text(self):
+        return "\n".join(self.lines.get(row, "").rstrip() for row in range(1, max(self.lines, default=0) + 1))
+
     def text(self):
-        with self.changed:
-            return "\n".join(self.lines.get(row, "").rstrip() for row in range(1, max(self.lines, default=0) + 1))
+        with self.lock:
+            return self._text()
 
     def wait(self, pattern, deadline_s=harness.DEADLINE_S):
         return harness.wait_until(lambda: re.search(pattern, self.text(), re.MULTILINE), deadline_s,
                                   lambda: f"/{pattern}/ on the screen:\n{self.text()}")
+
+    def wait_shown(self, pattern):
+        """Waits until it is there, or has been."""
+        def shown():
+            with self.lock:
+                return any(re.search(pattern, text, re.MULTILINE) for text in self.shown)
+        harness.wait_until(shown, what=lambda: f"/{pattern}/ at any time; last on the screen:\n{self.text()}")
 
     def end(self):
         """The exit code."""
@@ -168,25 +179,26 @@ class TopCase(harness.Case):
     def status(self, code=harness.EXIT_OK):
         return json.loads(self.flusher("status", "--json", code=code).out)
 
-    def seal_by_hand(self, shard):
-        """What a flusher does that dies right after it."""
-        script = (harness.ROOT / "lib" / "scripts" / "seal.lua").read_text()
-        names = ("open", "sealed", "meta", "writers", "durable", "open_seqs", "sealed_seqs")
-        return self.redis.call("EVAL", script, 7, *[f"{{counterd:{shard}}}:{name}" for name in names], f"hand-{shard}")
-
 
 class Figures(TopCase):
-    def assert_same(self, shown, counterd):
+    def expected(self, counterd):
+        """The figures, as `flusher status` and counterd say them."""
         status, daemon = self.status(), counterd.status()
-        self.assertEqual(shown["received"], (daemon["received"]["lines"],))
-        self.assertEqual(shown["accepted"], (daemon["accepted"],))
-        self.assertEqual(shown["rejected"], (daemon["rejected"]["total"],))
-        self.assertEqual(shown["memory"], (daemon["pending"],))
-        self.assertEqual(shown["open"], (status["open_keys"], status["open_increments"]))
-        self.assertEqual(shown["sealed"], (status["sealed_keys"], status["sealed_increments"]))
-        self.assertEqual(shown["quarantined"], (status["quarantined"],))
-        if status["last_run"]:
-            self.assertEqual(shown["run"], (status["last_run_keys"], status["last_run_increments"]))
+        return {
+            "received": (daemon["received"]["lines"],),
+            "accepted": (daemon["accepted"],),
+            "rejected": (daemon["rejected"]["total"],),
+            "memory": (daemon["pending"],),
+            "open": (status["open_keys"], status["open_increments"]),
+            "sealed": (status["sealed_keys"], status["sealed_increments"]),
+            "run": (status["last_run_keys"], status["last_run_increments"]) if status["last_run"] else None,
+            "quarantined": (status["quarantined"],),
+        }
+
+    def wait_same(self, terminal, counterd):
+        """Not all of a screen is of one moment; the next one has what this one lacks."""
+        expected = self.expected(counterd)
+        harness.wait_until(lambda: figures(terminal.text()) == expected, what=lambda: f"{expected}\n{terminal.text()}")
 
     def test_live_as_in_status(self):
         counterd = self.counterd()
@@ -196,17 +208,17 @@ class Figures(TopCase):
         self.send(counterd, [f"key.{n}:{n}|c" for n in range(2000)] + ["what is this", "x:1|g"])
         terminal.wait("Redis open +2,000 keys +sum 1,999,000")
         terminal.wait("rejected +2 lines .*syntax 1 +type 1")
-        self.assert_same(figures(terminal.text()), counterd)
+        self.wait_same(terminal, counterd)
         for shard in range(3):
-            self.seal_by_hand(shard)
+            self.redis.seal(shard, f"hand-{shard}")
         self.send(counterd, ["key.1:5|c"] * 10)
         terminal.wait(r"^received +2,012")
-        harness.wait_until(lambda: figures(terminal.text())["sealed"][0] > 0, what=lambda: terminal.text())
-        self.assert_same(figures(terminal.text()), counterd)
+        self.assertGreater(self.expected(counterd)["sealed"][0], 0)
+        self.wait_same(terminal, counterd)
         self.flush()
         terminal.wait("Redis open +0 keys +sum 0")
         terminal.wait("^last run .*2,00[01] keys")
-        self.assert_same(figures(terminal.text()), counterd)
+        self.wait_same(terminal, counterd)
         self.assertEqual(terminal.unknown, 0)
 
     def test_ages_and_rates_move(self):
@@ -214,15 +226,15 @@ class Figures(TopCase):
         terminal = self.top()
         terminal.wait("All is well")
         self.send(counterd, ["a:1|c"] * 500)
-        terminal.wait(r"^received +500 lines +[1-9]\d*/s")
-        terminal.wait(r"^  oldest +[1-9]\.\d s")
-        terminal.wait(r"^received +500 lines +0/s")
+        terminal.wait_shown(r"^received +500 lines +[1-9]\d*/s")
+        terminal.wait_shown(r"^  oldest +[1-9]\d*(\.\d)? s")
+        terminal.wait_shown(r"^received +500 lines +0/s")
 
     def test_largest_keys_whatever_bytes_they_have(self):
         counterd = self.counterd()
         evil = "\u202eevil\x7f\x9b\"\\" + "\u00e9" * 40
         self.send(counterd, [f"key.{n}:{n}|c" for n in range(1, 31)] + [f"{evil}:77|c"])
-        self.seal_by_hand(0)
+        self.redis.seal(0, "by-hand")
         self.send(counterd, [f"key.{n}:1|c" for n in range(1, 31)])
         out = self.once()
         keys = re.findall(r"^ +(\d+)  (\S+)$", out.partition("largest keys in Redis")[2], re.MULTILINE)
@@ -239,12 +251,12 @@ class Figures(TopCase):
         done = self.flusher("top")
         for out in (done.out, self.once()):
             self.assertNotRegex(out, r"[^\n -~]")
-            self.assert_same(figures(out), counterd)
+            self.assertEqual(figures(out), self.expected(counterd))
             self.assertLessEqual(max(map(len, out.splitlines())), 80)
         for columns in (40, 200):
             out = self.once(COLUMNS=str(columns))
             self.assertLessEqual(max(map(len, out.splitlines())), columns)
-            self.assert_same(figures(out), counterd)
+            self.assertEqual(figures(out), self.expected(counterd))
 
     def test_usage(self):
         for args in (["top", "--json"], ["top", "--interval", "0"], ["top", "--every", "1"], ["status", "--once"],
@@ -274,11 +286,13 @@ class OnATerminal(TopCase):
         self.counterd()
         terminal = self.top()
         terminal.wait("All is well")
-        before = len(terminal.sent)
+        with terminal.lock:
+            before, sent = len(terminal.shown), len(terminal.sent)
         clock = terminal.wait(r"\d\d:\d\d:\d\d UTC")[0]
         harness.wait_until(lambda: terminal.wait(r"\d\d:\d\d:\d\d UTC")[0] != clock, what="the clock goes on")
-        self.assertEqual(terminal.clears, 1)
-        self.assertLess(len(terminal.sent) - before, 80 * 24 / 2)
+        with terminal.lock:
+            self.assertEqual(terminal.clears, 1)
+            self.assertLess(len(terminal.sent) - sent, 80 * 24 / 2 * (len(terminal.shown) - before))
 
     def leave(self, how, expected=0):
         terminal = self.top()
@@ -346,7 +360,7 @@ class Away(TopCase):
         self.send(counterd, ["a:1|c"] * 100)
         terminal.wait("^Redis open +1 key +sum 100")
         terminal.wait("^last run .*1 key +sum 3")  # as last known
-        self.seal_by_hand(self.shard_of_a())
+        self.redis.seal(self.shard_of_a(), "by-hand")
         terminal.wait("^  sealed +1 key +sum known when Postgres answers")
         self.assertIn("Postgres does not answer", self.once(code=harness.EXIT_UNAVAILABLE))
         harness.postgres()
@@ -389,7 +403,7 @@ class Away(TopCase):
                     from_s = time.monotonic()
                     terminal.type(b"q")
                     self.assertEqual(terminal.end(), 0)
-                    self.assertLess(time.monotonic() - from_s, 2)
+                    self.assertLess(time.monotonic() - from_s, 5)
                 finally:
                     server.signal(signal.SIGCONT)
                     self.stop_children(server, signal.SIGCONT)

@@ -15,7 +15,6 @@ import harness
 
 MODEL_STEPS = harness.BUILD / "tests" / "simulation" / "model_steps"
 SEEDS, STEPS = 20, 300
-KEYS = ("open", "sealed", "meta", "writers", "durable", "open_seqs", "sealed_seqs")
 
 
 class Model(harness.unittest.TestCase):
@@ -23,7 +22,7 @@ class Model(harness.unittest.TestCase):
         directory = harness.scratch_dir()
         self.redis = harness.Redis(directory).start()
         self.addCleanup(self.redis.kill)
-        self.keys = [f"{{model:0}}:{key}" for key in KEYS]
+        self.keys = [f"{{model:0}}:{key}" for key in harness.SHARD_KEYS]
         self.scripts = {path.stem: path.read_text() for path in (harness.ROOT / "lib" / "scripts").glob("*.lua")}
 
     def pairs(self, command, key, *args):

@@ -1,15 +1,6 @@
 #include "lib/config.h"
+#include "tests/unit/configs.h"
 #include "tests/unit/unit.h"
-
-static struct config *must_parse(const char *text)
-{
-    struct config *config = NULL;
-    struct error error;
-
-    if (config_parse("f", span_of(text), &config, &error) < 0)
-        ck_abort_msg("%s: %s", text, error.text);
-    return config;
-}
 
 static void must_not_parse(const char *text, const char *message)
 {

@@ -167,39 +167,45 @@ static enum memory_fault count_down(void *context, struct memory_flusher *flushe
 }
 
 /* Flushes under the faults, again and again until it works; increments come in between. */
-static void flush_under(struct countdown *countdown)
+static void must_get_through(struct world *world, struct countdown *countdown)
 {
-    struct world world = {0};
     struct flush_result result;
     int r;
 
-    append_some(&world);
     for (int run = 0; run < 20; run++) {
-        struct memory_flusher flusher = {.store = &world.store, .hook = count_down, .context = countdown};
+        struct memory_flusher flusher = {.store = &world->store, .hook = count_down, .context = countdown};
         r = run_flusher(&flusher, &result);
         if (run < 3)
-            append_some(&world);
+            append_some(world);
         else if (r == 0)
             break;
     }
     ck_assert_int_eq(r, 0);
+}
+
+static void flush_under(struct countdown *countdown)
+{
+    struct world world = {0};
+
+    append_some(&world);
+    must_get_through(&world, countdown);
     must_be_exact(&world);
 }
 
-START_TEST(one_fault_at_any_call_loses_and_doubles_nothing)
+/* At the first call, at the second, ... until there are no more. */
+static void sweep_one_fault(enum memory_fault kind, void (*under)(struct countdown *))
 {
     struct countdown countdown;
 
     for (int k = 0;; k++) {
-        countdown = (struct countdown){(enum memory_fault)_i, k, -1};
-        flush_under(&countdown);
+        countdown = (struct countdown){kind, k, -1};
+        under(&countdown);
         if (countdown.first >= 0)
             break;
     }
 }
-END_TEST
 
-START_TEST(two_faults_at_any_calls_lose_and_double_nothing)
+static void sweep_two_faults(enum memory_fault kind, void (*under)(struct countdown *))
 {
     struct countdown countdown;
     bool first_fired = true;
@@ -207,12 +213,23 @@ START_TEST(two_faults_at_any_calls_lose_and_double_nothing)
     for (int k = 0; first_fired; k++) {
         bool second_fired = true;
         for (int j = k + 1; second_fired; j++) {
-            countdown = (struct countdown){(enum memory_fault)_i, k, j};
-            flush_under(&countdown);
+            countdown = (struct countdown){kind, k, j};
+            under(&countdown);
             first_fired = countdown.first < 0;
             second_fired = countdown.second < 0;
         }
     }
+}
+
+START_TEST(one_fault_at_any_call_loses_and_doubles_nothing)
+{
+    sweep_one_fault((enum memory_fault)_i, flush_under);
+}
+END_TEST
+
+START_TEST(two_faults_at_any_calls_lose_and_double_nothing)
+{
+    sweep_two_faults((enum memory_fault)_i, flush_under);
 }
 END_TEST
 
@@ -637,55 +654,27 @@ static void quarantine_under(struct countdown *countdown)
     struct memory_flusher calm = {.store = &world.store};
     struct source source = memory_source(&calm);
     struct generation mixed = {0};
-    struct flush_result result;
     struct error error;
-    int r;
 
     flush_and_go_back(&world);
     append_some(&world);
     ck_assert_int_eq(source.seal(source.context, 0, &mixed, &error), SEAL_SEALED);
     generation_done(&mixed);
     append_some(&world);
-    for (int run = 0; run < 20; run++) {
-        struct memory_flusher flusher = {.store = &world.store, .hook = count_down, .context = countdown};
-        r = run_flusher(&flusher, &result);
-        if (run < 3)
-            append_some(&world);
-        else if (r == 0)
-            break;
-    }
-    ck_assert_int_eq(r, 0);
+    must_get_through(&world, countdown);
     must_recover(&world);
     ck_assert_uint_eq(world.store.postgres.quarantine_len, 2);
 }
 
 START_TEST(one_fault_at_any_call_of_a_quarantine_loses_and_doubles_nothing)
 {
-    struct countdown countdown;
-
-    for (int k = 0;; k++) {
-        countdown = (struct countdown){(enum memory_fault)_i, k, -1};
-        quarantine_under(&countdown);
-        if (countdown.first >= 0)
-            break;
-    }
+    sweep_one_fault((enum memory_fault)_i, quarantine_under);
 }
 END_TEST
 
 START_TEST(two_faults_at_any_calls_of_a_quarantine_lose_and_double_nothing)
 {
-    struct countdown countdown;
-    bool first_fired = true;
-
-    for (int k = 0; first_fired; k++) {
-        bool second_fired = true;
-        for (int j = k + 1; second_fired; j++) {
-            countdown = (struct countdown){(enum memory_fault)_i, k, j};
-            quarantine_under(&countdown);
-            first_fired = countdown.first < 0;
-            second_fired = countdown.second < 0;
-        }
-    }
+    sweep_two_faults((enum memory_fault)_i, quarantine_under);
 }
 END_TEST
 

@@ -6,6 +6,7 @@
 #include "counterd/ingest.h"
 #include "lib/config.h"
 #include "lib/targets.h"
+#include "tests/unit/configs.h"
 #include "tests/unit/unit.h"
 
 #define SHOP "{\"match\": \"shop.*\", \"table\": \"counterd.counters\", \"database\": \"service=shop\"}"
@@ -15,16 +16,6 @@
 #define REST "{\"match\": \"*\", \"table\": \"counterd.counters\"}"
 
 #define SHARDS 8
-
-static struct config *must_parse(const char *text)
-{
-    struct config *config = NULL;
-    struct error error;
-
-    if (config_parse("f", span_of(text), &config, &error) < 0)
-        ck_abort_msg("%s: %s", text, error.text);
-    return config;
-}
 
 static struct config *three_lanes(void)
 {

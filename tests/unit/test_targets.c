@@ -2,19 +2,10 @@
 
 #include "lib/config.h"
 #include "lib/targets.h"
+#include "tests/unit/configs.h"
 #include "tests/unit/unit.h"
 
 #define POSTS "{\"match\": \"post.{id}\", \"table\": \"posts\", \"value\": \"views\""
-
-static struct config *must_parse(const char *text)
-{
-    struct config *config = NULL;
-    struct error error;
-
-    if (config_parse("f", span_of(text), &config, &error) < 0)
-        ck_abort_msg("%s: %s", text, error.text);
-    return config;
-}
 
 START_TEST(without_any_all_keys_count_in_counters)
 {

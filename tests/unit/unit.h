@@ -13,7 +13,7 @@ static inline int unit_run(const char *name, void (*add_tests)(TCase *))
     SRunner *runner;
     int failed;
 
-    tcase_set_timeout(tests, 60);
+    tcase_set_timeout(tests, 240);
     add_tests(tests);
     suite_add_tcase(suite, tests);
     runner = srunner_create(suite);

@@ -55,7 +55,7 @@ static int parse_arguments(int argc, char **argv, struct arguments *arguments)
             fputs(usage, stdout);
             return EX_OK;
         default:
-            fputs("see counterd --help\n", stderr);
+            fputs("usage: counterd -c FILE [--check]; see counterd --help\n", stderr);
             return EX_USAGE;
         }
     }

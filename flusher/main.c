@@ -227,7 +227,7 @@ int main(int argc, char *argv[])
         case 'h':
             return help();
         default:
-            fputs("see flusher --help\n", stderr);
+            fputs("usage: flusher -c FILE [COMMAND] [OPTIONS]; see flusher --help\n", stderr);
             return EX_USAGE;
         }
     }

@@ -34,6 +34,7 @@ struct outbox {
     struct table *made;  /* what its keys are fanned out to; drains when it is empty */
     struct table *carry; /* that fills */
     const struct targets *targets;
+    struct batch *draft; /* in which the next one is made, as large as one can get; NULL before the first */
     struct fanout_losses losses;
     size_t history_bytes;
     uint64_t emptied_events; /* of all shards */
@@ -78,38 +79,8 @@ void outbox_free(struct outbox *outbox)
         free(outbox->shards[i].held);
     }
     table_free(outbox->made);
+    free(outbox->draft);
     free(outbox);
-}
-
-static size_t batch_size(const struct batch *batch)
-{
-    return sizeof(*batch) + batch->bytes;
-}
-
-bool batch_next_entry(const struct batch *batch, size_t *at, struct span *ret_key, int64_t *ret_delta)
-{
-    const char *entry = batch->payload + *at;
-    batch_entry_len len;
-
-    if (*at == batch->bytes)
-        return false;
-    memcpy(&len, entry, sizeof(len));
-    *ret_key = (struct span){entry + sizeof(len), len};
-    memcpy(ret_delta, entry + sizeof(len) + len, sizeof(*ret_delta));
-    *at += sizeof(len) + len + sizeof(*ret_delta);
-    return true;
-}
-
-void batch_put_entry(struct batch *batch, struct span key, int64_t delta)
-{
-    char *entry = batch->payload + batch->bytes;
-    batch_entry_len len = (batch_entry_len)key.len;
-
-    memcpy(entry, &len, sizeof(len));
-    memcpy(entry + sizeof(len), key.ptr, key.len);
-    memcpy(entry + sizeof(len) + key.len, &delta, sizeof(delta));
-    batch->bytes += sizeof(len) + key.len + sizeof(delta);
-    batch->keys++;
 }
 
 /* Oldest acknowledged batch of the shard, which leaves the list; the caller owns it. */
@@ -246,12 +217,20 @@ static void append_batch(struct shard *shard, struct batch *batch)
         shard->cursor = batch;
 }
 
-struct batch *batch_new(size_t payload_bytes)
+/* Takes what the draft has been filled with, in as little memory as it needs; the draft itself, if there is
+ * no other. */
+static struct batch *cut_batch(struct outbox *outbox)
 {
-    struct batch *batch = malloc(sizeof(*batch) + payload_bytes);
+    struct batch *draft = outbox->draft, *batch = batch_new(draft->bytes);
 
-    if (batch)
-        *batch = (struct batch){.payload = (char *)(batch + 1)};
+    if (!batch) {
+        outbox->draft = NULL;
+        return draft;
+    }
+    batch->events = draft->events;
+    batch->keys = draft->keys;
+    batch->bytes = draft->bytes;
+    memcpy(batch->payload, draft->payload, draft->bytes);
     return batch;
 }
 
@@ -259,24 +238,20 @@ struct batch *batch_new(size_t payload_bytes)
 static void make_batch(struct outbox *outbox, uint32_t index)
 {
     struct shard *shard = &outbox->shards[index];
-    struct batch *batch, *small;
+    struct batch *batch;
 
     if (!table_has(draining_table(outbox), index))
         return;
-    /* What is popped must have a place, so the batch is made as large as it can get, and then cut. */
-    batch = batch_new(outbox->options.batch_keys_max * BATCH_ENTRY_BYTES_MAX);
-    if (!batch)
+    /* What is popped must have a place. */
+    if (!outbox->draft)
+        outbox->draft = batch_new(outbox->options.batch_keys_max * BATCH_ENTRY_BYTES_MAX);
+    if (!outbox->draft)
         return;
-    fill_batch(outbox, index, batch);
-    if (batch->keys == 0) {
-        free(batch);
+    outbox->draft->keys = outbox->draft->bytes = outbox->draft->events = 0;
+    fill_batch(outbox, index, outbox->draft);
+    if (outbox->draft->keys == 0)
         return;
-    }
-    small = realloc(batch, batch_size(batch));
-    if (small) {
-        batch = small;
-        batch->payload = (char *)(batch + 1);
-    }
+    batch = cut_batch(outbox);
     batch->seq = ++shard->newest_seq;
     shard->held = batch;
     outbox->batched++;

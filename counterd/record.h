@@ -9,7 +9,7 @@
 #ifndef COUNTERD_RECORD_H
 #define COUNTERD_RECORD_H
 
-#include "counterd/outbox.h"
+#include "counterd/batch.h"
 #include "lib/id.h"
 #include "lib/keyspace.h"
 

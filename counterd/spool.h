@@ -12,7 +12,7 @@
 #ifndef COUNTERD_SPOOL_H
 #define COUNTERD_SPOOL_H
 
-#include "counterd/outbox.h"
+#include "counterd/batch.h"
 #include "counterd/record.h"
 #include "lib/error.h"
 

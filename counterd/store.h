@@ -10,7 +10,7 @@
 
 #include "counterd/link.h"
 #include "counterd/once.h"
-#include "counterd/outbox.h"
+#include "counterd/batch.h"
 #include "counterd/stats.h"
 
 struct store;

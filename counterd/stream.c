@@ -26,8 +26,10 @@
 #define SYNCS_MAX 64
 
 /* At the end, of one connection: more than the kernels hold of it on both sides. Who sends more than that is
- * still sending, and would keep us here. */
+ * still sending, and would keep us here; so would very many, or a slow machine, hence the time for all of
+ * them. */
 #define DRAIN_BYTES_MAX (16 * 1024 * 1024)
+#define DRAIN_MS_MAX    5000
 
 /* A client that is gone without a word would hold its place for ever. */
 #define KEEPALIVE_IDLE_S 300
@@ -46,8 +48,9 @@ struct connection {
     struct event *event;
     struct frame frame;
     int fd;
-    bool ended;   /* the client sends no more */
-    bool reading; /* the event is added */
+    bool ended;       /* the client sends no more */
+    bool reading;     /* the event is added */
+    uint64_t drained; /* bytes, since the end began */
     size_t syncs_len;
     LIST_HEAD(, sync) syncs;
     LIST_ENTRY(connection) link;
@@ -402,32 +405,51 @@ void streams_pause(struct streams *streams, bool paused)
     }
 }
 
-/* What the client has sent so far; the line that it is in the middle of is cut. */
-static void drain_connection(struct connection *connection)
+/* Some of what the client has sent so far; false when that was all, or more than it may be. The line that it
+ * is in the middle of is cut. */
+static bool drain_connection(struct connection *connection, int64_t end_ms)
 {
     const counter *bytes = &connection->listener->bytes;
     uint64_t before = counter_get(bytes);
-    enum read_result result;
+    enum read_result result = READ_SOME;
     struct span rest;
 
-    if (connection->ended)
-        return;
-    do
+    for (int i = 0; i < READS_PER_TURN && result == READ_SOME; i++)
         result = read_connection(connection);
-    while (result == READ_SOME && counter_get(bytes) - before < DRAIN_BYTES_MAX);
     if (result == READ_END)
-        return;
+        return false;
+    connection->drained += counter_get(bytes) - before;
+    if (result == READ_SOME && connection->drained < DRAIN_BYTES_MAX && clock_monotonic_ms() < end_ms)
+        return true;
     rest = frame_rest(&connection->frame);
     if (rest.len > 0)
         ingest_lines(connection->streams->options.ingest, rest, true);
     connection->ended = true;
     if (connection->syncs_len == 0)
         connection_free(connection);
+    return false;
+}
+
+/* A turn for each, so that one that never stops sending takes no time from the others. */
+static bool drain_connections(struct streams *streams, int64_t end_ms)
+{
+    struct connection *connection, *next;
+    bool more = false;
+
+    for (connection = LIST_FIRST(&streams->connections); connection; connection = next) {
+        struct listener *listener = connection->listener;
+        next = LIST_NEXT(connection, link);
+        update_reading(connection);
+        if (!connection->ended && drain_connection(connection, end_ms))
+            more = true;
+        publish(streams, listener);
+    }
+    return more;
 }
 
 void streams_drain(struct streams *streams)
 {
-    struct connection *connection, *next;
+    int64_t end_ms = clock_monotonic_ms() + DRAIN_MS_MAX;
 
     for (size_t i = 0; i < streams->sources_len; i++) {
         while (!streams->sources[i].listener->inherited && accept_some(&streams->sources[i]))
@@ -437,11 +459,6 @@ void streams_drain(struct streams *streams)
     }
     event_del(streams->accept_again);
     streams->draining = true;
-    for (connection = LIST_FIRST(&streams->connections); connection; connection = next) {
-        struct listener *listener = connection->listener;
-        next = LIST_NEXT(connection, link);
-        update_reading(connection);
-        drain_connection(connection);
-        publish(streams, listener);
-    }
+    while (drain_connections(streams, end_ms))
+        ;
 }

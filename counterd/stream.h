@@ -32,9 +32,9 @@ MUST_CHECK int streams_listen(struct streams *streams, struct listener *listener
 
 void streams_pause(struct streams *streams, bool paused);
 
-/* Accepts and reads all that the kernel holds and no more; connections that wait at an inherited listener are
- * left for who comes next. What waits for SYNCED stays until it is answered
- * or streams_free(). */
+/* Accepts and reads all that the kernel holds and no more, of all connections in turn, for some seconds at
+ * most; connections that wait at an inherited listener are left for who comes next. What waits for SYNCED
+ * stays until it is answered or streams_free(). */
 void streams_drain(struct streams *streams);
 
 #endif

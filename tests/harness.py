@@ -276,8 +276,9 @@ class Redis(Process):
     def url(self):
         return f"unix://{self.path}?db=0"
 
-    def start(self):
-        self._cut_torn_tail()
+    def start(self, mend=True):
+        if mend:
+            self._cut_torn_tail()
         self.spawn()
         wait_until(self._answers, what=lambda: f"an answer from Redis\n{self.tail()}")
         return self

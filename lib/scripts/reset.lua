@@ -40,7 +40,7 @@ local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
 -- First of the writes, as in release: it frees memory, so a Redis above maxmemory lets it through.
 redis.call('UNLINK', sealed, sealed_seqs, writers, durable)
 redis.call('HDEL', meta, 'sealed_gen', 'sealed_ms', 'sealed_opened_ms', 'sealed_last_append_ms', 'opened_ms',
-  'open_weight', 'prev_gen')
+  'prev_gen')
 if members > 0 then
   redis.call('RENAME', open, sealed)
   if redis.call('EXISTS', open_seqs) > 0 then

@@ -31,7 +31,7 @@ if not redis.call('HGET', meta, 'sealed_gen') then
   redis.call('HSET', meta, 'sealed_gen', gen, 'sealed_ms', now,
     'accepted_at_seal', state[1] or '0', 'events_at_seal', state[2] or '0',
     'sealed_opened_ms', state[3] or now, 'sealed_last_append_ms', state[4] or now)
-  redis.call('HDEL', meta, 'opened_ms', 'open_weight')
+  redis.call('HDEL', meta, 'opened_ms')
   mine = '1'
 end
 

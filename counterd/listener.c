@@ -82,14 +82,18 @@ static int bind_error(const struct listener_options *options, int code, struct e
         return error_set(
             error, -EADDRINUSE,
             "%s address '%s' is in use by another process; stop that one (ss -lpn shows it) or set "
-            "another address in 'listen.%s'",
-            kind, options->address, kind);
+            "another address under 'listen'",
+            kind, options->address);
     if (code == EADDRNOTAVAIL)
         return error_set(error, -EINVAL,
-                         "%s address '%s' is none of this machine's; set another in 'listen.%s'", kind,
-                         options->address, kind);
+                         "%s address '%s' is not one of this machine's; set another under 'listen'", kind,
+                         options->address);
     if (code == EACCES)
-        return error_set(error, -EACCES, "no permission to listen on %s '%s'", kind, options->address);
+        return error_set(
+            error, -EACCES,
+            "no permission to listen on %s '%s': counterd's user must be allowed to use the port, or to "
+            "write to the socket's directory",
+            kind, options->address);
     return error_set(error, -code, "can't listen on %s '%s': %s", kind, options->address, strerror(code));
 }
 

@@ -55,16 +55,16 @@ static int parse_arguments(int argc, char **argv, struct arguments *arguments)
             fputs(usage, stdout);
             return EX_OK;
         default:
-            fputs(usage, stderr);
+            fputs("usage: counterd -c FILE [--check]; see counterd --help\n", stderr);
             return EX_USAGE;
         }
     }
     if (optind < argc) {
-        fprintf(stderr, "counterd: '%s' is one argument too many\n%s", argv[optind], usage);
+        fprintf(stderr, "counterd: unexpected argument '%s'; see counterd --help\n", argv[optind]);
         return EX_USAGE;
     }
     if (!arguments->path) {
-        fprintf(stderr, "counterd: no configuration given\n%s", usage);
+        fputs("counterd: -c FILE is missing; see counterd --help\n", stderr);
         return EX_USAGE;
     }
     return -1;

@@ -194,7 +194,10 @@ int spool_directory_open(const char *path, const char *namespace, int *ret_direc
 
     snprintf(name, sizeof(name), "%s/%s", path, namespace);
     if (mkdir(name, 0700) < 0 && errno != EEXIST)
-        return error_set(error, -errno, "'spool_dir': can't make '%s': %s", name, strerror(errno));
+        return error_set(
+            error, -errno,
+            "'spool_dir': can't make '%s': %s; '%s' must exist and be writable by counterd's user", name,
+            strerror(errno), path);
     directory = open(name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (directory < 0)
         return error_set(error, -errno, "'spool_dir': can't open '%s': %s", name, strerror(errno));

@@ -74,9 +74,10 @@ static void log_quarantine(uint32_t shard, const struct generation *generation, 
         " hint=\"%s. Nothing of it was applied; what its counterd still has is sent again by itself. See "
         "'flusher quarantine list'\"",
         shard, generation->id, generation->set_aside ? "open" : "sealed", keys, total,
-        generation->set_aside ? "it came after a generation that went into quarantine"
-                              : "Redis went back in time or lost data, and this generation mixes what "
-                                "Postgres has with what it lacks");
+        generation->set_aside
+            ? "it came after a generation that went into quarantine"
+            : "Redis or Postgres went back in time or lost data, and this generation mixes what "
+              "Postgres has with what it lacks");
 }
 
 /* No shard has failed, but somebody has to look. */

@@ -120,7 +120,7 @@ static int run_words(int count, char *const *words, struct command_options *opti
     } else if (options->force) {
         return usage("--force goes with quarantine apply only, not with", name);
     } else if (count > (subcommand->takes_key ? 2 : 1)) {
-        return usage("too many words, beginning with", words[count - 1]);
+        return usage("unexpected argument", words[count - 1]);
     }
     if (subcommand->takes_key) {
         options->key = words[1];
@@ -229,6 +229,7 @@ int main(int argc, char *argv[])
         case 'h':
             return help();
         default:
+            fputs("usage: flusher -c FILE [COMMAND] [OPTIONS]; see flusher --help\n", stderr);
             return EX_USAGE;
         }
     }

@@ -97,8 +97,10 @@ static int check_kind(const struct look *look, const struct pg_result *rows)
     if (strcmp(kind, "r") != 0 && strcmp(kind, "p") != 0)
         return refuse(look, "it is no table; counters are added to tables of this database only");
     if (rows_bigint(rows, 0, 5) && strcmp(look->written, ROLLUPS_TABLE) != 0)
-        return refuse(look, "of the tables in that schema only " COUNTERS_TABLE " and " ROLLUPS_TABLE
-                            " can be named, and by these names");
+        return refuse(look, "it is in the schema counterd, where only " COUNTERS_TABLE " and " ROLLUPS_TABLE
+                            " can be targets, by these names; make your own tables in another schema, "
+                            "and name it: public.posts, say (a role called counterd would otherwise "
+                            "make and find tables in the schema counterd first)");
     if (rows_bigint(rows, 0, 3))
         return refuse(
             look,

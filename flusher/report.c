@@ -218,8 +218,10 @@ void report_key(enum report_style style, const char *key, const struct stored *s
                 const struct key_pending *pending, const char *note)
 {
     bool known = stored->known || pending->known;
-    const char *why = stored->parked ? "no row took it; see 'flusher parked list'"
-                                     : "no such key: nothing is stored or pending for it";
+    const char *why = stored->parked
+                          ? "no row took it; see 'flusher parked list'"
+                          : "neither Postgres nor Redis has this key; what counterd received within the last "
+                            "'coalesce_ms' may still be in its memory";
     struct field fields[] = {
         text_field("key", key),
         whole_field("value", pending->value),

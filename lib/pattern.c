@@ -83,9 +83,9 @@ static int parse(struct pattern *pattern, struct error *error)
         if (*at == '\0')
             return 0;
         if (literal->len == 0 && pattern->gaps_len > 0)
-            return error_set(error, -EINVAL,
-                             "nothing stands in front of '%.20s' that would tell where the one before ends",
-                             at);
+            return error_set(
+                error, -EINVAL,
+                "'%.20s' directly follows another placeholder; put at least one byte between them", at);
         at = parse_gap(pattern, at, error);
         if (!at)
             return -EINVAL;

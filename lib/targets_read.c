@@ -107,11 +107,10 @@ static void read_bucket(struct reader *reader, const cJSON *object, const char *
     }
     rollup->bucket_s = parse_period(text);
     if (rollup->bucket_s == 0 || (DAY_S % rollup->bucket_s != 0 && rollup->bucket_s % DAY_S != 0))
-        mistake(
-            reader,
-            "'%s.bucket' is '%s'; it takes a number of s, m, h or d of which a day has a whole number, or "
-            "whole days",
-            place, text);
+        mistake(reader,
+                "'%s.bucket' is '%s'; it takes a number of s, m or h that divides a day, as in 15m, or whole "
+                "days, as in 7d",
+                place, text);
 }
 
 static void read_retention(struct reader *reader, const cJSON *object, const char *place,

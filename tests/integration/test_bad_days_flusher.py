@@ -15,7 +15,7 @@ import harness
 import scenes
 from test_every_step import is_sql
 from test_metrics_file import parse
-from test_rollback import RollbackCase
+from test_rollback import EXIT_DATA, RollbackCase
 
 
 class BadDayCase(RollbackCase):
@@ -214,6 +214,30 @@ class BadDay(BadDayCase):
         self.flusher("quarantine", "drop", *(str(row["id"]) for row in self.quarantine()))
         self.assertEqual(self.metrics(harness.EXIT_OK)["quarantined_generations"], 0)
         self.assertEqual((self.top()[0], self.status(harness.EXIT_OK)["note"]), ([], None))
+
+    def test_postgres_restored_from_a_backup(self):
+        """What docs/operations.md tells to do brings in all that Redis has, and a new namespace balances."""
+        backup = self.database + "_backup"
+        counterd = self.counterd()
+        self.send(counterd, {"a": 1, "b": 1})
+        self.flush()
+        self.postgres.query(f"create database {backup} template {self.database}", "postgres")
+        self.send(counterd, {"a": 10})
+        self.flush()
+        self.send(counterd, {"a": 100, "new": 5})
+        self.assertEqual(counterd.stop(), 0, counterd.tail())
+        self.postgres.query(f"drop database {self.database}", "postgres")
+        self.postgres.query(f"alter database {backup} rename to {self.database}", "postgres")
+        self.assertIn("verdict=lost", self.flusher("audit", code=EXIT_DATA).out)
+        self.flush(code=harness.EXIT_TEMPFAIL)
+        self.flusher("quarantine", "apply", *(str(row["id"]) for row in self.quarantine()))
+        self.assertEqual(self.counters(), {"a": 101, "b": 1, "new": 5})
+
+        self.config["namespace"] = "begun_again"
+        self.send(self.counterd("another"), {"a": 1000, "b": 1000})
+        self.flush()
+        self.assertEqual(self.counters(), {"a": 1101, "b": 1001, "new": 5})
+        self.assertIn("verdict=balanced", self.flusher("audit").out)
 
     def test_parked(self):
         self.query("create table posts (id bigint primary key, views bigint not null default 0);"

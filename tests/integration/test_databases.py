@@ -42,7 +42,7 @@ class Databases(examples.Case):
         daemon.send_udp(lines)
         daemon.settle(2 * len(lines))
         away = self.flush(env=self.env, code=harness.EXIT_UNAVAILABLE)
-        self.assertIn("namespace=counterd@", away.err)
+        self.assertIn("namespace=projects@", away.err)
         self.assertEqual(self.counters(), {"all.events": 30, "signups": 2})
         server, database = self.databases["blog"]
         self.assertEqual(server.query("select views from posts order by id", database), [["10"], ["2"]])

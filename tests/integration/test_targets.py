@@ -159,7 +159,7 @@ class Refusals(Targets):
 
     def test_our_own_table_under_another_name(self):
         self.refused({"match": "x.{key}", "table": '"counterd".counters', "value": "value", "missing": "insert"},
-                     "only counterd.counters and counterd.rollups can be named")
+                     "only counterd.counters and counterd.rollups can be targets")
         self.refused({"match": "x.{gen}", "table": "counterd.ledger", "value": "total"}, "only counterd.counters")
 
     def test_nothing_is_sealed_when_a_target_is_refused(self):

@@ -89,8 +89,8 @@ START_TEST(says_what_is_wrong_with_a_text)
         {"a}", "'}' is not a placeholder; write {name}, of letters, digits and '_', at most 63"},
         {"{a}.{a}", "'{a}' is given twice"},
         {"*.*", "has more than one '*'"},
-        {"{a}{b}", "nothing stands in front of '{b}' that would tell where the one before ends"},
-        {"{a}*", "nothing stands in front of '*' that would tell where the one before ends"},
+        {"{a}{b}", "'{b}' directly follows another placeholder; put at least one byte between them"},
+        {"{a}*", "'*' directly follows another placeholder; put at least one byte between them"},
         {"{a}.{b}.{c}.{d}.{e}.{f}.{g}.{h}.{i}", "has more than 8 placeholders"},
     };
     struct pattern *pattern = NULL;

@@ -120,9 +120,9 @@ START_TEST(every_mistake_is_named_with_its_place)
         {"\"targets\": [" POSTS ", \"rollup\": {}}]",
          "'targets[0].rollup.bucket' is missing; write \"1m\", \"1h\", \"1d\" or the like"},
         {"\"targets\": [" POSTS ", \"rollup\": [{\"bucket\": \"7m\"}]}]",
-         "'targets[0].rollup[0].bucket' is '7m'; it takes a number of s, m, h or d of which a day has a "
-         "whole "
-         "number, or whole days"},
+         "'targets[0].rollup[0].bucket' is '7m'; it takes a number of s, m or h that divides a day, as in "
+         "15m, or whole "
+         "days, as in 7d"},
         {"\"targets\": [" POSTS ", \"rollup\": [{\"bucket\": \"99999999999999999999d\"}]}]",
          "'targets[0].rollup[0].bucket' has 21 bytes; it takes 1 to 16"},
         {"\"targets\": [" POSTS ", \"rollup\": [{\"bucket\": \"1m\", \"retention\": \"1h\"}]}]",

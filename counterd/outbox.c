@@ -34,8 +34,8 @@ struct outbox {
     struct table *made;  /* what its keys are fanned out to, and fractions; drains when it is empty */
     struct table *carry; /* that fills */
     const struct targets *targets;
-    bool makes;     /* something of this table has gone to `made` */
-    int64_t unix_s; /* outbox_set_time() */
+    bool makes;          /* something of this table has gone to `made` */
+    int64_t unix_s;      /* outbox_set_time() */
     struct batch *draft; /* in which the next one is made, as large as one can get; NULL before the first */
     struct fanout_losses losses;
     size_t history_bytes;

@@ -152,7 +152,8 @@ class EveryStep(harness.Case):
         """A slow run ends, and clears old rows, when another has just committed and was killed before it could release."""
         self.migrate()
         counterd = self.counterd(shards=1)
-        proxy, config = self.postgres_proxy(shards=1)
+        proxy, postgres = self.proxied_postgres()
+        config = self.write_config("through_postgres.json", shards=1, postgres=postgres)
         direct = self.write_config("direct.json", shards=1)
         counterd.send_udp(["a:1|c"])
         counterd.settle(1)
@@ -163,15 +164,14 @@ class EveryStep(harness.Case):
         self.redis.call("HSET", "{counterd:0}:meta", "prev_gen", self.query("select gen from counterd.ledger")[0][0])
         self.flusher("audit", config=direct)
 
-        def commit_and_die(_flusher):
+        def commit_and_die():
             counterd.send_udp(["a:2|c"])
             counterd.settle(2)
-            code = self.flush_and_interfere(proxy, config, is_sql("commit\0"), False,
-                                            lambda flusher: flusher.signal(signal.SIGKILL))
-            self.assertEqual(code, -signal.SIGKILL)
+            self.flusher_killed(proxy, is_sql("commit\0"), False, config, "run")
 
-        code = self.flush_and_interfere(proxy, config, is_sql("as old order by shard"), True, commit_and_die)
-        self.assertEqual(code, harness.EXIT_OK)
+        proxy.hold(is_sql("as old order by shard"), commit_and_die, before=True)
+        self.flusher("run", config=config)
+        self.assertEqual(proxy.times, 0, "the step was not seen")
         self.flusher("audit", config=direct)
         self.assertEqual(self.counters(), {"a": 3})
 

@@ -216,7 +216,7 @@ class Commands(harness.Case):
 
     def test_nothing_there_yet(self):
         """Every command on tables without a row, and before there are any."""
-        for args, text in (("get", "a"), "no such key"), (("status",), "last_run"), (("audit",), "balanced"), \
+        for args, text in (("get", "a"), "known=false"), (("status",), "last_run"), (("audit",), "balanced"), \
                 (("parked", "list"), "rows=0"), (("parked", "retry"), "applied_rows=0"), \
                 (("parked", "drop", "--match", "*"), "dropped_rows=0"), (("quarantine", "list"), "nothing waits"), \
                 (("run", "--dry-run"), "keys=0"), (("top", "--once"), "Redis"):

@@ -31,7 +31,7 @@ class Browser:
         self.from_browser, from_child = os.pipe()
 
         def in_child():  # DevTools speaks on the descriptors 3 and 4
-            harness._die_with_parent(signal.SIGKILL)()
+            harness.die_with_parent(signal.SIGKILL)()
             os.dup2(to_child, 13)
             os.dup2(from_child, 14)
             os.dup2(13, 3)

@@ -42,8 +42,10 @@ GENERAL = ('hand: upsert', 'hand: COPY, upsert')
 
 
 def load_harness():
-    spec = importlib.util.spec_from_file_location('servers', ROOT / 'tests/harness.py')
+    """That of the tests, under another name: here `harness` is harness.py beside this file."""
+    spec = importlib.util.spec_from_file_location('servers', ROOT / 'tests/harness/__init__.py')
     module = importlib.util.module_from_spec(spec)
+    sys.modules['servers'] = module  # a package's own imports look for it there
     spec.loader.exec_module(module)
     return module
 

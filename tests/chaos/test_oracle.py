@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """test_oracle - the oracle of the chaos runs can fail: each kind of wrong count is found, and its key named"""
 
+import os
 import subprocess
 import sys
 import unittest
@@ -46,7 +47,7 @@ class Judges(unittest.TestCase):
 class Runs(unittest.TestCase):
     def sabotaged(self, kind):
         done = subprocess.run([RUN, "--seconds", "8", "--seed", "1", "--sabotage", kind], stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, text=True, env={**harness.os.environ, "COUNTERD_KEEP": "0"})
+                              stderr=subprocess.STDOUT, text=True, env={**os.environ, "COUNTERD_KEEP": "0"})
         self.assertEqual(done.returncode, 1, done.stdout)
         return done.stdout
 

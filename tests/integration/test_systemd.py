@@ -12,7 +12,6 @@ import shutil
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import threading
 import unittest
@@ -38,18 +37,14 @@ exec "$@"
 class Activated(harness.Counterd):
     def __init__(self, directory, config_path, name, sockets, env):
         super().__init__(directory, config_path, name)
-        self.fds = [fcntl.fcntl(sock, fcntl.F_DUPFD, FD_BEYOND_ALL_PASSED) for sock in sockets]
+        self.pass_fds = [fcntl.fcntl(sock, fcntl.F_DUPFD, FD_BEYOND_ALL_PASSED) for sock in sockets]
         self.argv = ["bash", "-c", ACTIVATE, "activate", *self.argv]
-        self.env = {"FDS": " ".join(map(str, self.fds)), **env}
+        self.env = {"FDS": " ".join(map(str, self.pass_fds)), **env}
 
     def spawn(self):
-        with open(self.log_path, "ab") as log:
-            self.child = subprocess.Popen(self.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                          env={**os.environ, **self.env}, pass_fds=self.fds,
-                                          preexec_fn=harness._die_with_parent(self.death_signal))
-        for fd in self.fds:
+        super().spawn()
+        for fd in self.pass_fds:
             os.close(fd)
-        harness._running.append(self)
         return self
 
 

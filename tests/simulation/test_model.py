@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import unittest
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -17,7 +18,7 @@ MODEL_STEPS = harness.BUILD / "tests" / "simulation" / "model_steps"
 SEEDS, STEPS = 20, 300
 
 
-class Model(harness.unittest.TestCase):
+class Model(unittest.TestCase):
     def setUp(self):
         directory = harness.scratch_dir()
         self.redis = harness.Redis(directory).start()

@@ -30,17 +30,17 @@ struct slot {
 
 struct entry {
     int64_t micros;
-    uint64_t events : 55;
-    uint64_t key_len : 9;
+    uint64_t
+        len_events;  /* the key's length above EVENTS_BITS of events: to add to these is one instruction */
     uint32_t hash;   /* as in its slot */
     int32_t carried; /* not kept of OVERFLOW_KEY, which any number of fractions may come to */
     char key[];
 };
 
-#define EVENTS_MASK  ((UINT64_C(1) << 55) - 1)
-#define KEY_LEN_MASK ((UINT64_C(1) << 9) - 1)
+#define EVENTS_BITS 55
+#define EVENTS_MASK ((UINT64_C(1) << EVENTS_BITS) - 1)
 
-_Static_assert(MEMBER_LEN_MAX <= KEY_LEN_MASK, "it fits into its bits");
+_Static_assert(MEMBER_LEN_MAX <= UINT64_MAX >> EVENTS_BITS, "it fits into its bits");
 
 /* The entries of a shard. Not a chain through them: what is popped next must be known before it is loaded. */
 struct list {
@@ -66,6 +66,11 @@ struct table {
     struct list lists[];        /* by shard */
 };
 
+static uint64_t events_of(const struct entry *entry)
+{
+    return entry->len_events & EVENTS_MASK;
+}
+
 static size_t entry_size(size_t key_len)
 {
     return (offsetof(struct entry, key) + key_len + ARENA_UNIT - 1) / ARENA_UNIT * ARENA_UNIT;
@@ -86,7 +91,7 @@ static void write_entry(struct table *table, uint32_t at, struct span key)
 {
     struct entry *entry = entry_at(table, at);
 
-    entry->key_len = key.len & KEY_LEN_MASK;
+    entry->len_events = (uint64_t)key.len << EVENTS_BITS;
     memcpy(entry->key, key.ptr, key.len);
 }
 
@@ -229,7 +234,7 @@ void table_set_keys_max(struct table *table, size_t keys_max)
 
 static struct span key_of(const struct entry *entry)
 {
-    return (struct span){entry->key, entry->key_len};
+    return (struct span){entry->key, entry->len_events >> EVENTS_BITS};
 }
 
 static uint64_t load_word(const char *at)
@@ -245,7 +250,7 @@ static inline bool is_key_of(const struct entry *entry, struct span key)
 {
     size_t word = sizeof(uint64_t), at = 0;
 
-    if (entry->key_len != key.len)
+    if (entry->len_events >> EVENTS_BITS != key.len)
         return false;
     if (key.len < word)
         return memcmp(entry->key, key.ptr, key.len) == 0;
@@ -336,7 +341,7 @@ static __attribute__((noinline)) enum table_result insert(struct table *table, s
         return TABLE_FULL;
     entry = entry_at(table, at);
     entry->micros = item->micros;
-    entry->events = item->events & EVENTS_MASK;
+    entry->len_events = ((uint64_t)item->key.len << EVENTS_BITS) + item->events;
     entry->carried = 0;
     entry->hash = slot_hash(item->hash);
     list->entries_at[list->len++] = at;
@@ -366,7 +371,7 @@ static inline enum table_result add(struct table *table, const struct table_item
     else if (__builtin_add_overflow(entry->micros, item->micros, &sum) || !in_range(sum))
         return TABLE_RANGE;
     entry->micros = sum;
-    entry->events = (entry->events + item->events) & EVENTS_MASK;
+    entry->len_events += item->events;
     return TABLE_OK;
 }
 
@@ -498,14 +503,14 @@ bool table_pop(struct table *table, uint32_t shard, struct table_item *ret_item)
     *ret_item = (struct table_item){
         .key = key_of(entry),
         .micros = entry->micros,
-        .events = entry->events,
+        .events = events_of(entry),
         .carried = entry->carried,
     };
     if (table->sweep_step > 0)
         sweep(table);
     else
         free_row(table, entry->hash);
-    table->events -= entry->events;
+    table->events -= events_of(entry);
     table->keys--;
     if (table->keys == 0) {
         table->draining = false;

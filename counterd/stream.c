@@ -313,10 +313,12 @@ static void connection_new(struct streams *streams, struct listener *listener, i
 static bool accept_some(struct source *source)
 {
     struct timeval pause = clock_timeval(ACCEPT_PAUSE_MS);
+    bool some = false;
 
     for (int i = 0; i < ACCEPTS_PER_TURN; i++) {
         int fd = accept4(source->listener->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd >= 0) {
+            some = true;
             connection_new(source->streams, source->listener, fd);
         } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
             /* The connection stays in the backlog, and would wake us at once. */
@@ -327,7 +329,8 @@ static bool accept_some(struct source *source)
             return false;
         }
     }
-    return true;
+    /* Any other error is that of one connection; nothing but such errors is not worth another turn. */
+    return some;
 }
 
 static void on_accept(evutil_socket_t fd, short events, void *data)
@@ -452,7 +455,8 @@ void streams_drain(struct streams *streams)
     int64_t end_ms = clock_monotonic_ms() + DRAIN_MS_MAX;
 
     for (size_t i = 0; i < streams->sources_len; i++) {
-        while (!streams->sources[i].listener->inherited && accept_some(&streams->sources[i]))
+        while (!streams->sources[i].listener->inherited && accept_some(&streams->sources[i]) &&
+               clock_monotonic_ms() < end_ms)
             ;
         event_free(streams->sources[i].event);
         streams->sources[i].event = NULL;

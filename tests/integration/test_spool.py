@@ -259,7 +259,7 @@ class Spool(Case):
         writer = again.events("replayed")[0]["writer"].encode()
         self.flush()
         proxy.hold(lambda data: b"-- probe:" in data and writer in data, self.redis.kill)
-        again.wait_event("redis_lost", 16)
+        again.wait_event("redis_lost", 13)
         self.redis.start()
         harness.wait_until(lambda: again.http("/readyz")[0] == 200, what=lambda: again.http("/readyz"))
 

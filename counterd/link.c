@@ -365,6 +365,15 @@ bool link_ready(const struct link *link)
     return link->state == LINK_READY;
 }
 
+void link_hurry(struct link *link)
+{
+    struct timeval now = {0};
+
+    link->attempt = 0;
+    if (event_pending(link->retry, EV_TIMEOUT, NULL))
+        event_add(link->retry, &now);
+}
+
 static void on_answer(redisAsyncContext *redis, void *reply, void *data)
 {
     struct link *link = redis->data;

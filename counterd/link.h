@@ -38,6 +38,9 @@ void link_free(struct link *link);
 
 bool link_ready(const struct link *link);
 
+/* If it waits to connect again, it does so now. */
+void link_hurry(struct link *link);
+
 /* `reply` is borrowed; NULL: the connection has ended, and what became of the command is unknown. Nothing may
  * be sent from the call that says so. */
 typedef void link_callback(void *context, void *tag, const struct redisReply *reply);

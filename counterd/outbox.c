@@ -559,6 +559,14 @@ bool outbox_owes(const struct outbox *outbox)
     return false;
 }
 
+bool outbox_owes_again(const struct outbox *outbox)
+{
+    for (uint32_t i = 0; i < outbox->options.shards; i++)
+        if (outbox->shards[i].cursor_seq <= outbox->shards[i].acknowledged)
+            return true;
+    return false;
+}
+
 uint64_t outbox_probe(const struct outbox *outbox, uint32_t index)
 {
     const struct shard *shard = &outbox->shards[index];

@@ -142,6 +142,9 @@ uint64_t outbox_emptied_events(const struct outbox *outbox);
  */
 bool outbox_owes(const struct outbox *outbox);
 
+/* The same of what had been acknowledged before: Redis has gone back. */
+bool outbox_owes_again(const struct outbox *outbox);
+
 /* Increments not yet acknowledged: in the draining table and in batches. */
 uint64_t outbox_pending_events(const struct outbox *outbox);
 

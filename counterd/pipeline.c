@@ -91,14 +91,29 @@ static void fill_table(struct pipeline *pipeline)
     ingest_set_table(pipeline->options.ingest, filling_table(pipeline), *targets);
 }
 
+/* Whether Redis may have lost what it had acknowledged, and it is not there again yet. The disk does not have
+ * it. */
+static bool must_ask(const struct pipeline *pipeline)
+{
+    struct sender *sender = pipeline->sender;
+
+    return sender_is_probing(sender) || outbox_owes_again(pipeline->outbox) ||
+           (!sender_ready(sender) && sender_probe(sender));
+}
+
+static void give_up(struct pipeline *pipeline);
+
 static void finish_if_stored(struct pipeline *pipeline)
 {
-    if (!pipeline->finishing || pipeline->done || sender_is_probing(pipeline->sender) ||
-        !outbox_stored(pipeline->outbox) || outbox_owes(pipeline->outbox) ||
-        table_events(filling_table(pipeline)) > 0)
+    if (!pipeline->finishing || pipeline->done || must_ask(pipeline))
         return;
-    pipeline->done = true;
-    pipeline->options.on_done(pipeline->options.context);
+    if (pipeline->spool && (pipeline->away || outbox_is_spooled(pipeline->outbox))) {
+        give_up(pipeline);
+    } else if (outbox_stored(pipeline->outbox) && !outbox_owes(pipeline->outbox) &&
+               table_events(filling_table(pipeline)) == 0) {
+        pipeline->done = true;
+        pipeline->options.on_done(pipeline->options.context);
+    }
 }
 
 /* Whoever waits for a table that is stored is told. */
@@ -221,6 +236,8 @@ static void spool_everything(struct pipeline *pipeline)
 
 static void give_up(struct pipeline *pipeline)
 {
+    if (pipeline->done)
+        return;
     if (pipeline->spool)
         spool_everything(pipeline);
     pipeline->done = true;
@@ -463,11 +480,8 @@ void pipeline_finish(struct pipeline *pipeline)
     pipeline->finishing = true;
     pipeline->spooling = false;
     event_del(pipeline->spool_due);
-    if (pipeline->spool && (pipeline->away || outbox_is_spooled(pipeline->outbox))) {
-        give_up(pipeline);
-        return;
-    }
     arm(pipeline->deadline, pipeline->options.config->redis.timeout_ms);
+    sender_hurry(pipeline->sender);
     (void)sender_probe(pipeline->sender);
     proceed(pipeline);
 }

@@ -76,7 +76,9 @@ void pipeline_cancel(struct pipeline *pipeline, struct pipeline_wait *wait);
 void pipeline_carry(struct pipeline *pipeline, struct span key, int64_t micros);
 
 /* Nothing more will be received: stores what is there, giving up when Redis makes no progress for its
- * timeout, and calls on_done. With a spool, what can't be stored goes there; at once, when Redis is away. */
+ * timeout, and calls on_done. With a spool, what can't be stored goes there: at once when Redis is away, but
+ * for one thing: what it has acknowledged and Postgres may not have, it is asked for first, as it may have
+ * come back with less. */
 void pipeline_finish(struct pipeline *pipeline);
 
 /* What is not in Redis. */

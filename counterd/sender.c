@@ -384,6 +384,11 @@ bool sender_ready(const struct sender *sender)
     return store_ready(sender->store);
 }
 
+void sender_hurry(struct sender *sender)
+{
+    store_hurry(sender->store);
+}
+
 /* 0, 1 when the shard has nothing to be written, or a negative errno. */
 static int spool_one(struct sender *sender, uint32_t shard, struct error *error)
 {

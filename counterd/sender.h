@@ -42,6 +42,9 @@ struct outbox *sender_outbox(struct sender *sender);
 
 bool sender_ready(const struct sender *sender);
 
+/* If it waits to connect again, it does so now. */
+void sender_hurry(struct sender *sender);
+
 /* Sends all that there is and may be sent now. */
 void sender_send(struct sender *sender);
 

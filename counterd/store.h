@@ -42,6 +42,9 @@ void store_free(struct store *store);
 
 bool store_ready(const struct store *store);
 
+/* If it waits to connect again, it does so now. */
+void store_hurry(struct store *store);
+
 /* Sends a batch, of a ready store; on_reply tells the outcome unless on_lost comes first. */
 void store_append(struct store *store, uint32_t shard, const char *writer, uint64_t known_durable,
                   const struct batch *batch);

@@ -385,3 +385,8 @@ bool store_ready(const struct store *store)
 {
     return link_ready(store->link);
 }
+
+void store_hurry(struct store *store)
+{
+    link_hurry(store->link);
+}

@@ -168,6 +168,22 @@ class Living(RollbackCase):
         self.assertEqual(self.counters(), {"a": 11})
         self.audit(config=config)
 
+    def test_a_daemon_that_stops_waits_to_ask(self):
+        """Redis comes back with less, and counterd is told to stop before it has connected again: with and without a spool."""
+        for number, changes in enumerate(({}, {"spool_dir": str(self.dir)})):
+            counterd = self.counterd(f"counterd{number}", **changes)
+            key = f"key.{number}"
+            backup = self.redis.backup()
+            self.send(counterd, {key: 7})
+            self.redis.restore(backup)
+            lost = len(counterd.events("redis_lost"))
+            counterd.wait_event("redis_lost", lost + 10)
+            self.redis.start()
+            self.assertEqual(counterd.stop(), harness.EXIT_OK, counterd.tail())
+            self.assertEqual(self.redis.pending()[key], 7)
+        self.flush(code=None)
+        self.assertEqual(self.counters(), {"key.0": 7, "key.1": 7})
+
     def test_emptied(self):
         """FLUSHALL after all was flushed: what comes after counts on from what Postgres has, and the audit balances."""
         counterd = self.counterd()

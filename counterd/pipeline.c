@@ -91,31 +91,6 @@ static void fill_table(struct pipeline *pipeline)
     ingest_set_table(pipeline->options.ingest, filling_table(pipeline), *targets);
 }
 
-/* Whether Redis may have lost what it had acknowledged, and it is not there again yet. The disk does not have
- * it. */
-static bool must_ask(const struct pipeline *pipeline)
-{
-    struct sender *sender = pipeline->sender;
-
-    return sender_is_probing(sender) || outbox_owes_again(pipeline->outbox) ||
-           (!sender_ready(sender) && sender_probe(sender));
-}
-
-static void give_up(struct pipeline *pipeline);
-
-static void finish_if_stored(struct pipeline *pipeline)
-{
-    if (!pipeline->finishing || pipeline->done || must_ask(pipeline))
-        return;
-    if (pipeline->spool && (pipeline->away || outbox_is_spooled(pipeline->outbox))) {
-        give_up(pipeline);
-    } else if (outbox_stored(pipeline->outbox) && !outbox_owes(pipeline->outbox) &&
-               table_events(filling_table(pipeline)) == 0) {
-        pipeline->done = true;
-        pipeline->options.on_done(pipeline->options.context);
-    }
-}
-
 /* Whoever waits for a table that is stored is told. */
 static void tell_waits(struct pipeline *pipeline)
 {
@@ -159,6 +134,50 @@ static void swap(struct pipeline *pipeline)
                  pipeline->targets[pipeline->filling ^ 1]);
     pipeline->options.on_room(pipeline->options.context);
     sender_send(pipeline->sender);
+}
+
+/* Whether Redis may have lost what it had acknowledged, and it is not there again yet. The disk does not have
+ * it. */
+static bool must_ask(const struct pipeline *pipeline)
+{
+    struct sender *sender = pipeline->sender;
+
+    return sender_is_probing(sender) || outbox_owes_again(pipeline->outbox) ||
+           (!sender_ready(sender) && sender_probe(sender));
+}
+
+/* All that there is, at the end. */
+static void spool_everything(struct pipeline *pipeline)
+{
+    while (sender_spool(pipeline->sender, SIZE_MAX) == SENDER_SPOOLED_ALL &&
+           outbox_drained(pipeline->outbox) && table_events(filling_table(pipeline)) > 0) {
+        pipeline->swap_due = true;
+        swap(pipeline);
+    }
+    sender_sync(pipeline->sender);
+}
+
+static void give_up(struct pipeline *pipeline)
+{
+    if (pipeline->done)
+        return;
+    if (pipeline->spool)
+        spool_everything(pipeline);
+    pipeline->done = true;
+    pipeline->options.on_done(pipeline->options.context);
+}
+
+static void finish_if_stored(struct pipeline *pipeline)
+{
+    if (!pipeline->finishing || pipeline->done || must_ask(pipeline))
+        return;
+    if (pipeline->spool && (pipeline->away || outbox_is_spooled(pipeline->outbox))) {
+        give_up(pipeline);
+    } else if (outbox_stored(pipeline->outbox) && !outbox_owes(pipeline->outbox) &&
+               table_events(filling_table(pipeline)) == 0) {
+        pipeline->done = true;
+        pipeline->options.on_done(pipeline->options.context);
+    }
 }
 
 /* Once per turn in which something may have moved. */
@@ -221,27 +240,6 @@ static void on_spool_due(evutil_socket_t fd, short events, void *data)
     pipeline->spool_swapped = false;
     pipeline->spool_paused = result == SENDER_SPOOL_FAILED;
     arm(pipeline->spool_due, SPOOL_EVERY_MS);
-}
-
-/* All that there is, at the end. */
-static void spool_everything(struct pipeline *pipeline)
-{
-    while (sender_spool(pipeline->sender, SIZE_MAX) == SENDER_SPOOLED_ALL &&
-           outbox_drained(pipeline->outbox) && table_events(filling_table(pipeline)) > 0) {
-        pipeline->swap_due = true;
-        swap(pipeline);
-    }
-    sender_sync(pipeline->sender);
-}
-
-static void give_up(struct pipeline *pipeline)
-{
-    if (pipeline->done)
-        return;
-    if (pipeline->spool)
-        spool_everything(pipeline);
-    pipeline->done = true;
-    pipeline->options.on_done(pipeline->options.context);
 }
 
 static void on_deadline(evutil_socket_t fd, short events, void *data)

@@ -144,20 +144,25 @@ static int prune_rows(struct postgres *postgres, const struct config *config, co
     return r;
 }
 
+/* All of them, unless that takes too long: then the next run goes on. */
+static int prune_pieces(struct postgres *postgres, const struct config *config, const char *sql,
+                        const char *least_id, int64_t until_ms, struct error *error)
+{
+    int len;
+
+    do
+        len = prune_rows(postgres, config, sql, least_id, error);
+    while (len == PIECE_ROWS && clock_monotonic_ms() < until_ms);
+    return len < 0 ? len : 0;
+}
+
 int prune_books(struct postgres *postgres, const struct config *config, struct error *error)
 {
     int64_t until_ms = clock_monotonic_ms() + ENOUGH_MS;
     char least_id[ID_LEN + 1];
-    int len;
+    int r;
 
     id_floor(clock_unix_ms() - config->flush.keep_days * 86400000, least_id);
-    do
-        len = prune_rows(postgres, config, prune_ledger, least_id, error);
-    while (len == PIECE_ROWS && clock_monotonic_ms() < until_ms);
-    if (len < 0)
-        return len;
-    do
-        len = prune_rows(postgres, config, prune_runs, NULL, error);
-    while (len == PIECE_ROWS && clock_monotonic_ms() < until_ms);
-    return len < 0 ? len : 0;
+    r = prune_pieces(postgres, config, prune_ledger, least_id, until_ms, error);
+    return r < 0 ? r : prune_pieces(postgres, config, prune_runs, NULL, until_ms, error);
 }

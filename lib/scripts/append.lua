@@ -56,7 +56,7 @@ end
 for i = first_member, #ARGV, 2 do
   local member, delta = ARGV[i], tonumber(ARGV[i + 1])
   local before = values[member]
-  if not delta or delta % 1 ~= 0 or member == '' then
+  if not delta or not string.find(ARGV[i + 1], '^%-?%d+$') or member == '' then
     return redis.error_reply('BADARG append: malformed member or delta')
   end
   if not before then

@@ -47,7 +47,7 @@ void simulation_begin(void)
 
 static void remove_spool(int index, bool with_directory)
 {
-    char path[sizeof(directory) + 8];
+    char path[sizeof(directory) + 16];
     struct dirent *entry;
     DIR *listing;
 

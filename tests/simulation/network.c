@@ -298,6 +298,7 @@ static void store_batch(struct message *message)
         complain(world, "Redis has taken batch %d of w%d without its content", (int)message->seq,
                  message->writer);
     sent->stored = true;
+    sent->blanked |= answer == MEMORY_OK && memory_is_blank(&message->deltas);
     if (world->redis_refuses && roll(world, 4) == 0)
         message->answer = STORE_UNREPLICATED;
 }

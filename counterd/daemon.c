@@ -31,7 +31,7 @@ struct daemon {
     struct worker **workers;
     size_t workers_len;
     size_t open;     /* workers that let datagrams in */
-    size_t counting; /* workers and increments that have not stopped yet */
+    size_t counting; /* workers, increments and the replay that have not stopped yet */
     int done_fd;
     struct listener http_listener;
     struct increments *increments; /* NULL without HTTP */
@@ -203,7 +203,7 @@ static void one_shut(struct daemon *daemon)
         worker_stop(daemon->workers[i]);
 }
 
-static void on_increments_done(void *context)
+static void on_part_done(void *context)
 {
     one_stopped(context);
 }
@@ -222,7 +222,7 @@ static int open_http(struct daemon *daemon, struct error *error)
         return error_prefix(error, r, "'listen.http'");
     log_event(LOG_LEVEL_INFO, "listening", "kind=http address=%s", daemon->http_listener.name);
     daemon->increments =
-        increments_new(daemon->base, daemon->config, daemon->spool_directory, daemon, on_increments_done);
+        increments_new(daemon->base, daemon->config, daemon->spool_directory, daemon, on_part_done);
     daemon->reader = reader_new(daemon->base, daemon->config);
     http.increments = daemon->increments;
     http.reader = daemon->reader;
@@ -269,7 +269,11 @@ static bool carry_fractions(void *context, const struct record *record)
 static int take_over_spool(struct daemon *daemon, struct error *error)
 {
     const struct config *config = daemon->config;
-    struct replay_options options = {daemon->base, config, daemon->spool_directory, {.len = 0}};
+    struct replay_options options = {.base = daemon->base,
+                                     .config = config,
+                                     .directory = daemon->spool_directory,
+                                     .context = daemon,
+                                     .on_done = on_part_done};
     struct spool_options spool = {.directory = daemon->spool_directory,
                                   .namespace = config->namespace,
                                   .shards = config_shards(config),
@@ -288,6 +292,7 @@ static int take_over_spool(struct daemon *daemon, struct error *error)
     if (!daemon->replay)
         return error_set(error, -ENOMEM, "out of memory");
     daemon->view.stats[daemon->view.stats_len++] = replay_stats(daemon->replay);
+    daemon->counting++;
     return 0;
 }
 
@@ -305,6 +310,8 @@ static void on_stop(evutil_socket_t fd, short events, void *data)
         worker_shut(daemon->workers[i]);
     if (daemon->increments)
         increments_stop(daemon->increments);
+    if (daemon->replay)
+        replay_finish(daemon->replay);
 }
 
 static void reload(struct daemon *daemon)

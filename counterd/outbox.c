@@ -26,6 +26,7 @@ struct shard {
     struct batch *held; /* seq is newest_seq; NULL = none */
     struct batch blank; /* what is sent for an emptied one */
     bool in_flight;
+    bool in_doubt; /* outbox_doubt(), and no answer since */
 };
 
 struct outbox {
@@ -508,7 +509,7 @@ struct outbox_ack outbox_acknowledge(struct outbox *outbox, uint32_t index, uint
     struct outbox_ack ack;
 
     assert(shard->in_flight);
-    shard->in_flight = false;
+    shard->in_flight = shard->in_doubt = false;
     ack = step_cursor(outbox, shard);
     learn_durable(outbox, shard, durable);
     bound_history(outbox);
@@ -520,6 +521,7 @@ void outbox_note_durable(struct outbox *outbox, uint32_t index, uint64_t durable
     struct shard *shard = &outbox->shards[index];
 
     assert(shard->cursor_seq > shard->acknowledged);
+    shard->in_doubt = false;
     learn_durable(outbox, shard, durable);
 }
 
@@ -559,11 +561,24 @@ bool outbox_owes(const struct outbox *outbox)
     return false;
 }
 
-bool outbox_owes_again(const struct outbox *outbox)
+void outbox_doubt(struct outbox *outbox)
 {
     for (uint32_t i = 0; i < outbox->options.shards; i++)
-        if (outbox->shards[i].cursor_seq <= outbox->shards[i].acknowledged)
+        outbox->shards[i].in_doubt = true;
+}
+
+static bool owes_again(const struct shard *shard)
+{
+    return shard->cursor_seq <= shard->acknowledged;
+}
+
+bool outbox_is_in_doubt(const struct outbox *outbox)
+{
+    for (uint32_t i = 0; i < outbox->options.shards; i++) {
+        const struct shard *shard = &outbox->shards[i];
+        if (owes_again(shard) || (shard->in_doubt && shard->acknowledged > shard->durable))
             return true;
+    }
     return false;
 }
 
@@ -571,7 +586,10 @@ uint64_t outbox_probe(const struct outbox *outbox, uint32_t index)
 {
     const struct shard *shard = &outbox->shards[index];
 
-    return owes(shard) || shard->newest_seq == shard->durable ? 0 : shard->newest_seq + 1;
+    if (shard->in_flight || owes_again(shard) || shard->acknowledged == shard->durable ||
+        (owes(shard) && !shard->in_doubt))
+        return 0;
+    return shard->cursor_seq;
 }
 
 bool outbox_unsend(struct outbox *outbox, uint32_t shard)

@@ -78,8 +78,15 @@ struct outbox_ack outbox_acknowledge(struct outbox *outbox, uint32_t shard, uint
  */
 void outbox_note_durable(struct outbox *outbox, uint32_t shard, uint64_t durable);
 
+/* Redis may have gone back: whether it has what it acknowledged is in doubt, shard by shard, until it has
+ * answered to a batch or a probe. */
+void outbox_doubt(struct outbox *outbox);
+
+/* Whether a shard is in doubt; or Redis has gone back, and not taken again what it lacks. */
+bool outbox_is_in_doubt(const struct outbox *outbox);
+
 /* The seq that a probe should ask for; 0: none is needed, as the shard has nothing that Redis could have
- * forgotten, or the next batch will tell. */
+ * forgotten, or a batch will tell: one in flight, or the next one if there is no doubt. */
 uint64_t outbox_probe(const struct outbox *outbox, uint32_t shard);
 
 /* What a rollback of Redis took that no history held. */
@@ -141,9 +148,6 @@ uint64_t outbox_emptied_events(const struct outbox *outbox);
 /* Whether a batch waits to be sent or answered; after outbox_rewind() also one that was acknowledged before.
  */
 bool outbox_owes(const struct outbox *outbox);
-
-/* The same of what had been acknowledged before: Redis has gone back. */
-bool outbox_owes_again(const struct outbox *outbox);
 
 /* Increments not yet acknowledged: in the draining table and in batches. */
 uint64_t outbox_pending_events(const struct outbox *outbox);

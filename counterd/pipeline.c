@@ -136,16 +136,6 @@ static void swap(struct pipeline *pipeline)
     sender_send(pipeline->sender);
 }
 
-/* Whether Redis may have lost what it had acknowledged, and it is not there again yet. The disk does not have
- * it. */
-static bool must_ask(const struct pipeline *pipeline)
-{
-    struct sender *sender = pipeline->sender;
-
-    return sender_is_probing(sender) || outbox_owes_again(pipeline->outbox) ||
-           (!sender_ready(sender) && sender_probe(sender));
-}
-
 /* All that there is, at the end. */
 static void spool_everything(struct pipeline *pipeline)
 {
@@ -169,7 +159,8 @@ static void give_up(struct pipeline *pipeline)
 
 static void finish_if_stored(struct pipeline *pipeline)
 {
-    if (!pipeline->finishing || pipeline->done || must_ask(pipeline))
+    /* What was acknowledged is not on disk. */
+    if (!pipeline->finishing || pipeline->done || !sender_is_sure(pipeline->sender))
         return;
     if (pipeline->spool && (pipeline->away || outbox_is_spooled(pipeline->outbox))) {
         give_up(pipeline);
@@ -479,8 +470,7 @@ void pipeline_finish(struct pipeline *pipeline)
     pipeline->spooling = false;
     event_del(pipeline->spool_due);
     arm(pipeline->deadline, pipeline->options.config->redis.timeout_ms);
-    sender_hurry(pipeline->sender);
-    (void)sender_probe(pipeline->sender);
+    sender_make_sure(pipeline->sender);
     proceed(pipeline);
 }
 

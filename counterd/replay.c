@@ -32,6 +32,8 @@ struct replay {
     struct spool_left *left; /* by writer, of those that were not begun */
     struct event *turn;      /* what a sender calls can't free it */
     struct event *watch;
+    struct event *deadline; /* while finishing */
+    bool finishing, done;
 };
 
 static void watch_later(struct replay *replay)
@@ -39,6 +41,42 @@ static void watch_later(struct replay *replay)
     struct timeval pause = clock_timeval(WATCH_EVERY_MS);
 
     event_add(replay->watch, &pause);
+}
+
+static void tell_done(struct replay *replay)
+{
+    if (replay->done)
+        return;
+    replay->done = true;
+    replay->options.on_done(replay->options.context);
+}
+
+static void finish_if_settled(struct replay *replay)
+{
+    const struct past *past;
+
+    if (!replay->finishing)
+        return;
+    LIST_FOREACH(past, &replay->pasts, link)
+    {
+        if (!sender_is_sure(past->sender))
+            return;
+    }
+    tell_done(replay);
+}
+
+static void arm_deadline(struct replay *replay)
+{
+    struct timeval timeout = clock_timeval(replay->options.config->redis.timeout_ms);
+
+    event_add(replay->deadline, &timeout);
+}
+
+static void on_deadline(evutil_socket_t fd, short events, void *data)
+{
+    (void)fd;
+    (void)events;
+    tell_done(data);
 }
 
 static void on_ready(void *context)
@@ -57,13 +95,17 @@ static void on_lost(void *context, enum link_state state, const struct error *er
 static void on_reply(void *context, bool applied)
 {
     struct past *past = context;
+    struct replay *replay = past->replay;
 
-    if (!applied || past->sent || !spool_is_empty(past->spool))
-        return;
-    past->sent = true;
-    log_event(LOG_LEVEL_INFO, "replayed", "writer=%s batches=%" PRIu64 " increments=%" PRIu64, past->writer,
-              past->batches, past->events);
-    event_active(past->replay->turn, EV_TIMEOUT, 0);
+    if (applied && !past->sent && spool_is_empty(past->spool)) {
+        past->sent = true;
+        log_event(LOG_LEVEL_INFO, "replayed", "writer=%s batches=%" PRIu64 " increments=%" PRIu64,
+                  past->writer, past->batches, past->events);
+        event_active(replay->turn, EV_TIMEOUT, 0);
+    }
+    if (applied && replay->finishing && !replay->done)
+        arm_deadline(replay);
+    finish_if_settled(replay);
 }
 
 static bool on_found(void *context, const struct record *record)
@@ -169,7 +211,7 @@ static void on_turn(evutil_socket_t fd, short events, void *data)
 
     (void)fd;
     (void)events;
-    while (replay->next < replay->options.writers.len)
+    while (!replay->finishing && replay->next < replay->options.writers.len)
         if (begin(replay, replay->next++))
             return;
     watch_later(replay);
@@ -190,6 +232,14 @@ static void note_ready(struct replay *replay)
         atomic_store(&replay->stats.redis_misfit, false);
 }
 
+/* All of it is in Postgres. What Redis has to be given again, it had acknowledged before. */
+static bool is_finished(struct past *past)
+{
+    const struct outbox *outbox = sender_outbox(past->sender);
+
+    return past->sent && outbox_stored(outbox) && !outbox_owes(outbox) && !sender_probe(past->sender);
+}
+
 /* No traffic of theirs would show that Redis has lost them, or that they are in Postgres. */
 static void on_watch(evutil_socket_t fd, short events, void *data)
 {
@@ -200,7 +250,7 @@ static void on_watch(evutil_socket_t fd, short events, void *data)
     (void)events;
     for (past = LIST_FIRST(&replay->pasts); past; past = next) {
         next = LIST_NEXT(past, link);
-        if (!sender_probe(past->sender) && past->sent && outbox_stored(sender_outbox(past->sender))) {
+        if (is_finished(past)) {
             past_free(past);
             note_ready(replay);
         }
@@ -223,7 +273,8 @@ struct replay *replay_new(const struct replay_options *options)
     replay->left = calloc(options->writers.len, sizeof(*replay->left));
     replay->turn = event_new(options->base, -1, 0, on_turn, replay);
     replay->watch = evtimer_new(options->base, on_watch, replay);
-    if (!replay->left || !replay->turn || !replay->watch) {
+    replay->deadline = evtimer_new(options->base, on_deadline, replay);
+    if (!replay->left || !replay->turn || !replay->watch || !replay->deadline) {
         replay_free(replay);
         return NULL;
     }
@@ -232,6 +283,19 @@ struct replay *replay_new(const struct replay_options *options)
     publish_left(replay);
     event_active(replay->turn, EV_TIMEOUT, 0);
     return replay;
+}
+
+void replay_finish(struct replay *replay)
+{
+    struct past *past;
+
+    replay->finishing = true;
+    arm_deadline(replay);
+    LIST_FOREACH(past, &replay->pasts, link)
+    {
+        sender_make_sure(past->sender);
+    }
+    finish_if_settled(replay);
 }
 
 void replay_free(struct replay *replay)
@@ -244,6 +308,8 @@ void replay_free(struct replay *replay)
         event_free(replay->turn);
     if (replay->watch)
         event_free(replay->watch);
+    if (replay->deadline)
+        event_free(replay->deadline);
     stats_done(&replay->stats);
     free(replay->left);
     free(replay);

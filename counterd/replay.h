@@ -19,12 +19,18 @@ struct replay_options {
     const struct config *config; /* kept */
     int directory;               /* kept: spool_directory_open() */
     struct spool_writers writers;
+    void *context;
+    void (*on_done)(void *context); /* after replay_finish() */
 };
 
 /* Begins at once. Gives NULL when out of memory. */
 struct replay *replay_new(const struct replay_options *options);
 
-/* What is not sent stays where it is. */
+/* What is not sent stays on disk, but what Redis has acknowledged does not. So Redis is asked, as in
+ * pipeline_finish(), whether it has all of that, and given what it lacks; on_done comes then, or when
+ * redis.timeout_ms have brought nothing. May call it at once. */
+void replay_finish(struct replay *replay);
+
 void replay_free(struct replay *replay);
 
 struct stats *replay_stats(struct replay *replay);

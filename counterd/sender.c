@@ -32,7 +32,6 @@ struct sender {
     struct event *probe; /* armed while something acknowledged may not be in Postgres yet */
     unsigned in_flight;
     uint64_t untold;               /* increments acknowledged, but not yet all that they are fanned out to */
-    unsigned probing;              /* shards that have been asked for and not been answered for */
     uint32_t spool_shard;          /* whose turn it is to be written to disk */
     int64_t refused_logged_ms;     /* 0 = never */
     int64_t spool_error_logged_ms; /* 0 = never */
@@ -138,26 +137,34 @@ static void on_retry(evutil_socket_t fd, short events, void *data)
     sender_send(sender);
 }
 
+static bool probe_shard(struct sender *sender, uint32_t shard)
+{
+    uint64_t seq = outbox_probe(sender->outbox, shard);
+
+    if (seq > 0 && store_ready(sender->store))
+        store_probe(sender->store, shard, sender->writer, outbox_durable(sender->outbox, shard), seq);
+    return seq > 0;
+}
+
 bool sender_probe(struct sender *sender)
 {
     bool any = false;
 
-    for (uint32_t shard = 0; shard < shards_of(sender); shard++) {
-        uint64_t seq = outbox_probe(sender->outbox, shard);
-        if (seq == 0)
-            continue;
-        any = true;
-        if (!store_ready(sender->store))
-            continue;
-        sender->probing++;
-        store_probe(sender->store, shard, sender->writer, outbox_durable(sender->outbox, shard), seq);
-    }
+    for (uint32_t shard = 0; shard < shards_of(sender); shard++)
+        any |= probe_shard(sender, shard);
     return any;
 }
 
-bool sender_is_probing(const struct sender *sender)
+void sender_make_sure(struct sender *sender)
 {
-    return sender->probing > 0;
+    outbox_doubt(sender->outbox);
+    store_hurry(sender->store);
+    (void)sender_probe(sender);
+}
+
+bool sender_is_sure(const struct sender *sender)
+{
+    return !outbox_is_in_doubt(sender->outbox);
 }
 
 static void arm_probe(struct sender *sender)
@@ -200,7 +207,8 @@ static void on_lost(void *context, enum link_state state, const struct error *er
     for (uint32_t shard = 0; shard < shards_of(sender); shard++)
         if (outbox_unsend(sender->outbox, shard))
             counter_add(&stats->resent_batches, 1);
-    sender->in_flight = sender->probing = 0;
+    outbox_doubt(sender->outbox);
+    sender->in_flight = 0;
     trouble_set(&stats->trouble, error->text);
     atomic_store(&stats->redis_misfit, state == LINK_MISFIT);
     if (atomic_exchange(&stats->redis_ready, false))
@@ -247,6 +255,7 @@ static void refuse(struct sender *sender, uint32_t shard, const char *why)
     trouble_set(&sender->options.stats->trouble, why);
     outbox_unsend(sender->outbox, shard);
     sender->refused[shard] = true;
+    (void)probe_shard(sender, shard);
     event_add(sender->retry, &pause);
     if (log_is_due(&sender->refused_logged_ms))
         log_event(LOG_LEVEL_WARN, "append_refused",
@@ -298,13 +307,12 @@ static void on_probed(void *context, uint32_t shard, enum store_reply reply, uin
 {
     struct sender *sender = context;
     /* A batch that was sent meanwhile will be told the same, and is what the next answer belongs to. */
-    bool idle = outbox_probe(sender->outbox, shard) > 0;
+    bool asks = outbox_probe(sender->outbox, shard) > 0;
 
-    sender->probing--;
-    if (idle && reply == STORE_GAP) {
+    if (asks && reply == STORE_GAP) {
         rewind_shard(sender, shard, seq);
         send_shard(sender, shard);
-    } else if (idle && reply == STORE_APPLIED) {
+    } else if (asks && reply == STORE_APPLIED) {
         outbox_note_durable(sender->outbox, shard, seq);
     }
     sender->options.on_reply(sender->options.context, false);
@@ -382,11 +390,6 @@ struct outbox *sender_outbox(struct sender *sender)
 bool sender_ready(const struct sender *sender)
 {
     return store_ready(sender->store);
-}
-
-void sender_hurry(struct sender *sender)
-{
-    store_hurry(sender->store);
 }
 
 /* 0, 1 when the shard has nothing to be written, or a negative errno. */

@@ -42,9 +42,6 @@ struct outbox *sender_outbox(struct sender *sender);
 
 bool sender_ready(const struct sender *sender);
 
-/* If it waits to connect again, it does so now. */
-void sender_hurry(struct sender *sender);
-
 /* Sends all that there is and may be sent now. */
 void sender_send(struct sender *sender);
 
@@ -54,8 +51,10 @@ void sender_send(struct sender *sender);
  * whether any had to. */
 bool sender_probe(struct sender *sender);
 
-/* Whether answers are still to come. */
-bool sender_is_probing(const struct sender *sender);
+/* Before the end: asks Redis, connecting at once if need be, whether it has all that it acknowledged, and
+ * sends again what it lacks. Until it is sure, this may be the only copy. */
+void sender_make_sure(struct sender *sender);
+bool sender_is_sure(const struct sender *sender);
 
 enum sender_spooled {
     SENDER_SPOOLED_ALL,  /* nothing is left that is not on disk */

@@ -184,6 +184,68 @@ class Living(RollbackCase):
         self.flush(code=None)
         self.assertEqual(self.counters(), {"key.0": 7, "key.1": 7})
 
+    def away_with_less(self, counterd, backup):
+        """Redis goes back and is up again, while counterd still waits to connect."""
+        self.redis.restore(backup)
+        counterd.wait_event("redis_lost", len(counterd.events("redis_lost")) + 7)
+        self.redis.start()
+
+    def test_a_daemon_that_stops_asks_though_the_rest_is_on_disk(self):
+        """What is on disk tells the next process nothing of what came before it, and was in Redis only."""
+        changes = {"shards": 1, "spool_dir": str(self.dir)}
+        counterd = self.counterd(**changes)
+        backup = self.redis.backup()
+        self.send(counterd, {"a": 7})
+        self.redis.kill()
+        counterd.send_udp(["a:1|c"])
+        harness.wait_until(lambda: counterd.status()["spool"]["increments"] == 1, what="one on disk")
+        self.away_with_less(counterd, backup)
+        self.assertEqual(counterd.stop(), harness.EXIT_OK, counterd.tail())
+        again = self.counterd("again", **changes)
+        again.wait_event("replayed")
+        self.assertEqual(self.redis.pending(), {"a": 8})
+
+    def test_a_daemon_that_stops_asks_for_what_it_has_replayed(self):
+        changes = {"shards": 1, "spool_dir": str(self.dir)}
+        backup = self.redis.backup()
+        self.redis.kill()
+        counterd = self.counterd(**changes)
+        counterd.send_udp(["a:7|c"])
+        harness.wait_until(lambda: counterd.status()["spool"]["increments"] == 1, what="one on disk")
+        counterd.kill()
+        self.redis.start()
+        again = self.counterd("again", **changes)
+        again.wait_event("replayed")
+        self.away_with_less(again, backup)
+        self.assertEqual(again.stop(), harness.EXIT_OK, again.tail())
+        self.assertEqual(self.redis.pending(), {"a": 7})
+
+    def full_with_less(self, counterd, backup):
+        """Redis goes back, and then has no room for what it lacks: its score is at the limit."""
+        counterd.signal(signal.SIGSTOP)
+        self.redis.roll_back(backup)
+        self.redis.call("ZADD", "{counterd:0}:open", 2**53 - 1, "a")
+        counterd.signal(signal.SIGCONT)
+        counterd.wait_event("redis_went_back")
+        counterd.wait_event("append_refused")
+
+    def test_what_was_replayed_is_kept_until_redis_has_it_again(self):
+        changes = {"shards": 1, "spool_dir": str(self.dir)}
+        backup = self.redis.backup()
+        self.redis.kill()
+        counterd = self.counterd(**changes)
+        counterd.send_udp(["a:7|c"])
+        harness.wait_until(lambda: counterd.status()["spool"]["increments"] == 1, what="one on disk")
+        counterd.kill()
+        self.redis.start()
+        again = self.counterd("again", **changes)
+        again.wait_event("replayed")
+        self.full_with_less(again, backup)
+        # It looks every five seconds whether all is in Postgres; a batch that is refused is sent again four times a second.
+        harness.wait_until(lambda: again.status()["redis"]["errors"] >= 25, what=lambda: again.status()["redis"])
+        self.redis.call("ZREM", "{counterd:0}:open", "a")
+        harness.wait_until(lambda: self.redis.pending() == {"a": 7}, what=lambda: self.redis.pending())
+
     def test_emptied(self):
         """FLUSHALL after all was flushed: what comes after counts on from what Postgres has, and the audit balances."""
         counterd = self.counterd()

@@ -106,6 +106,8 @@ static void tell_waits(struct pipeline *pipeline)
     /* A table that fills and is empty has nothing to wait for. */
     if (stored == pipeline->swaps && table_events(filling_table(pipeline)) == 0)
         stored++;
+    if (TAILQ_EMPTY(&pipeline->waits) || !sender_is_sure(pipeline->sender))
+        return;
     while ((wait = TAILQ_FIRST(&pipeline->waits)) && wait->table < stored) {
         TAILQ_REMOVE(&pipeline->waits, wait, link);
         wait->on_stored(wait->context);

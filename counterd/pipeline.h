@@ -66,8 +66,9 @@ struct pipeline_wait {
     TAILQ_ENTRY(pipeline_wait) link;
 };
 
-/* Tells when all that was received before this call is in Redis. Who waits makes the tables swap as soon as
- * the one before is stored, without regard to coalesce_ms; all who wait meanwhile share the next swap. */
+/* Tells when all that was received before this call is in Redis, also if that has gone back meanwhile. Who
+ * waits makes the tables swap as soon as the one before is stored, without regard to coalesce_ms; all who
+ * wait meanwhile share the next swap. */
 void pipeline_wait(struct pipeline *pipeline, struct pipeline_wait *wait);
 void pipeline_cancel(struct pipeline *pipeline, struct pipeline_wait *wait);
 

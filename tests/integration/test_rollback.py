@@ -9,6 +9,7 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -245,6 +246,20 @@ class Living(RollbackCase):
         harness.wait_until(lambda: again.status()["redis"]["errors"] >= 25, what=lambda: again.status()["redis"])
         self.redis.call("ZREM", "{counterd:0}:open", "a")
         harness.wait_until(lambda: self.redis.pending() == {"a": 7}, what=lambda: self.redis.pending())
+
+    def test_synced_is_not_said_while_redis_may_have_gone_back(self):
+        counterd = self.counterd()
+        backup = self.redis.backup()
+        with socket.create_connection(counterd.address("tcp"), timeout=harness.DEADLINE_S) as stream:
+            answers = stream.makefile("rb")
+            stream.sendall(b"a:7|c\nSYNC one\n")
+            self.assertEqual(answers.readline(), b"SYNCED one\n")
+            self.redis.restore(backup)
+            counterd.wait_event("redis_lost")
+            stream.sendall(b"SYNC two\n")
+            self.redis.start()
+            self.assertEqual(answers.readline(), b"SYNCED two\n")
+            self.assertEqual(self.redis.pending(), {"a": 7})
 
     def test_emptied(self):
         """FLUSHALL after all was flushed: what comes after counts on from what Postgres has, and the audit balances."""

@@ -515,6 +515,8 @@ static int report_end(struct daemon *daemon)
         add_rest(&rest, worker_take_rest(daemon->workers[i]));
     if (daemon->increments)
         add_rest(&rest, increments_take_rest(daemon->increments));
+    if (daemon->replay)
+        rest.events += replay_missing(daemon->replay);
     log_event(LOG_LEVEL_INFO, "stopped",
               "lines=%" PRIu64 " accepted=%" PRIu64 " appended=%" PRIu64 " kernel_dropped=%" PRIu64,
               status_sum(view, offsetof(struct stats, lines)),

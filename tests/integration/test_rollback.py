@@ -206,9 +206,9 @@ class Living(RollbackCase):
         again.wait_event("replayed")
         self.assertEqual(self.redis.pending(), {"a": 8})
 
-    def test_a_daemon_that_stops_asks_for_what_it_has_replayed(self):
-        changes = {"shards": 1, "spool_dir": str(self.dir)}
-        backup = self.redis.backup()
+    def replayed(self, **changes):
+        """A daemon that has stored what a dead one had on disk."""
+        changes = {"shards": 1, "spool_dir": str(self.dir), **changes}
         self.redis.kill()
         counterd = self.counterd(**changes)
         counterd.send_udp(["a:7|c"])
@@ -217,35 +217,52 @@ class Living(RollbackCase):
         self.redis.start()
         again = self.counterd("again", **changes)
         again.wait_event("replayed")
+        return again
+
+    def test_a_daemon_that_stops_asks_for_what_it_has_replayed(self):
+        backup = self.redis.backup()
+        again = self.replayed()
         self.away_with_less(again, backup)
         self.assertEqual(again.stop(), harness.EXIT_OK, again.tail())
         self.assertEqual(self.redis.pending(), {"a": 7})
 
+    def fill(self, key):
+        """So that Redis takes no more of it until the next seal."""
+        self.redis.call("ZADD", "{counterd:0}:open", 2**53 - 1, key)
+
     def full_with_less(self, counterd, backup):
-        """Redis goes back, and then has no room for what it lacks: its score is at the limit."""
+        """Redis goes back, and then has no room for what it lacks."""
         counterd.signal(signal.SIGSTOP)
         self.redis.roll_back(backup)
-        self.redis.call("ZADD", "{counterd:0}:open", 2**53 - 1, "a")
+        self.fill("a")
         counterd.signal(signal.SIGCONT)
         counterd.wait_event("redis_went_back")
         counterd.wait_event("append_refused")
 
     def test_what_was_replayed_is_kept_until_redis_has_it_again(self):
-        changes = {"shards": 1, "spool_dir": str(self.dir)}
         backup = self.redis.backup()
-        self.redis.kill()
-        counterd = self.counterd(**changes)
-        counterd.send_udp(["a:7|c"])
-        harness.wait_until(lambda: counterd.status()["spool"]["increments"] == 1, what="one on disk")
-        counterd.kill()
-        self.redis.start()
-        again = self.counterd("again", **changes)
-        again.wait_event("replayed")
+        again = self.replayed()
         self.full_with_less(again, backup)
         # It looks every five seconds whether all is in Postgres; a batch that is refused is sent again four times a second.
         harness.wait_until(lambda: again.status()["redis"]["errors"] >= 25, what=lambda: again.status()["redis"])
         self.redis.call("ZREM", "{counterd:0}:open", "a")
         harness.wait_until(lambda: self.redis.pending() == {"a": 7}, what=lambda: self.redis.pending())
+
+    def test_what_a_stop_can_not_store_again_is_told(self):
+        """Redis lacks what it had acknowledged, and does not take it: that is as bad as what it never had."""
+        counterd = self.counterd(shards=1, redis={"url": self.redis.url, "timeout_ms": 1000})
+        backup = self.redis.backup()
+        self.send(counterd, {"a": 7})
+        self.full_with_less(counterd, backup)
+        self.assertEqual(counterd.stop(), harness.EXIT_TEMPFAIL, counterd.tail())
+        self.assertEqual(counterd.events("increments_dropped")[-1]["increments"], "1")
+
+    def test_what_a_stop_can_not_replay_again_is_told(self):
+        backup = self.redis.backup()
+        again = self.replayed(redis={"url": self.redis.url, "timeout_ms": 1000})
+        self.full_with_less(again, backup)
+        self.assertEqual(again.stop(), harness.EXIT_TEMPFAIL, again.tail())
+        self.assertEqual(again.events("increments_dropped")[-1]["increments"], "1")
 
     def test_synced_is_not_said_while_redis_may_have_gone_back(self):
         counterd = self.counterd()

@@ -169,6 +169,21 @@ class Living(RollbackCase):
         self.assertEqual(self.counters(), {"a": 11})
         self.audit(config=config)
 
+    def test_a_daemon_that_stops_asks_again_when_redis_was_busy(self):
+        proxy, through = self.proxied_redis()
+        counterd = self.counterd(shards=1, redis={**through, "timeout_ms": 2000})
+        config = self.write_config("f.json", shards=1)
+        self.mix_while_idle(counterd, config)
+        self.redis.call("CONFIG", "SET", "busy-reply-threshold", 1)
+        script = threading.Thread(target=self.redis.endless_script)
+        script.start()
+        harness.wait_until(self.redis.is_busy, what="Redis is busy")
+        proxy.hold(lambda request: b"-- probe:" in request, lambda: self.redis.call("SCRIPT", "KILL"))
+        self.assertEqual(counterd.stop(), harness.EXIT_OK, counterd.tail())
+        script.join()
+        self.flush(config=config)
+        self.assertEqual(self.counters(), {"a": 11})
+
     def test_a_daemon_that_stops_waits_to_ask(self):
         """Redis comes back with less, and counterd is told to stop before it has connected again: with and without a spool."""
         for number, changes in enumerate(({}, {"spool_dir": str(self.dir)})):

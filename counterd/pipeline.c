@@ -515,8 +515,10 @@ struct pipeline_rest pipeline_take_rest(struct pipeline *pipeline)
     struct pipeline_rest rest = {.spooled = outbox_spooled_events(pipeline->outbox)};
     struct batch *batch = batch_new(BATCH_KEYS_MAX * BATCH_ENTRY_BYTES_MAX);
 
-    rest.events = table_events(filling_table(pipeline)) + outbox_pending_events(pipeline->outbox) -
-                  rest.spooled + outbox_missing_events(pipeline->outbox) + sender_untold(pipeline->sender);
+    rest.events =
+        table_events(filling_table(pipeline)) + outbox_pending_events(pipeline->outbox) - rest.spooled;
+    rest.missing = outbox_missing_events(pipeline->outbox);
+    rest.made = !outbox_drained(pipeline->outbox);
     if (batch)
         rest_of_fractions(pipeline, batch, &rest);
     free(batch);

@@ -84,9 +84,11 @@ void pipeline_finish(struct pipeline *pipeline);
 
 /* What is not in Redis. */
 struct pipeline_rest {
-    uint64_t spooled;        /* increments on disk */
-    uint64_t events;         /* increments that are nowhere, or lack what they were to be fanned out to */
-    uint64_t fraction_keys;  /* keys of which less than a unit is left */
+    uint64_t spooled;       /* increments on disk */
+    uint64_t events;        /* increments that are nowhere */
+    uint64_t missing;       /* others that Redis had acknowledged, and turned out to lack */
+    bool made;              /* some that are in Redis lack what they, or their fractions, were to count for */
+    uint64_t fraction_keys; /* keys of which less than a unit is left */
     int64_t fraction_micros; /* their sum */
 };
 

@@ -402,11 +402,6 @@ bool sender_ready(const struct sender *sender)
     return store_ready(sender->store);
 }
 
-uint64_t sender_untold(const struct sender *sender)
-{
-    return outbox_fans_out(sender->outbox) ? sender->untold : 0;
-}
-
 /* 0, 1 when the shard has nothing to be written, or a negative errno. */
 static int spool_one(struct sender *sender, uint32_t shard, struct error *error)
 {

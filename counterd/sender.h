@@ -56,9 +56,6 @@ bool sender_probe(struct sender *sender);
 void sender_make_sure(struct sender *sender);
 bool sender_is_sure(const struct sender *sender);
 
-/* Increments that are in Redis, while what they are fanned out to is neither there nor on disk. */
-uint64_t sender_untold(const struct sender *sender);
-
 enum sender_spooled {
     SENDER_SPOOLED_ALL,  /* nothing is left that is not on disk */
     SENDER_SPOOLED_SOME, /* `batches_max` was reached */

@@ -1,344 +1,411 @@
+/* What a process of counterd is to its increments: ingest, pipeline and replay, put together as worker.c and
+ * daemon.c do it, over the spool's real files. */
+#include <dirent.h>
+#include <limits.h>
+#include <malloc.h>
+#include <stdarg.h>
 #include <stdlib.h>
+#include <sys/uio.h>
+#include <unistd.h>
 
+#include "lib/clock.h"
 #include "lib/decimal.h"
-#include "lib/keyspace.h"
+#include "lib/log.h"
 #include "tests/simulation/world.h"
 
-#define BATCH_KEYS_MAX 2
+#define REDIS_TIMEOUT_MS 20000
 
-static void name_key(char name[4], int key)
+/* The daemon whose events of k0 count for k5 too. */
+#define FANS_OUT 1
+
+static struct world *world;
+static struct config *configs[DAEMONS];
+static char directory[64];
+
+void simulation_begin(void)
 {
-    snprintf(name, 4, "k%d", key);
-}
+    struct error error;
 
-void daemon_start(struct world *world, int index)
-{
-    struct daemon *daemon = &world->daemons[index];
-    struct outbox_options options = {SHARDS, BATCH_KEYS_MAX, SIZE_MAX};
-
-    if (daemon->alive || world->writers == MEMORY_WRITERS)
-        return;
-    *daemon =
-        (struct daemon){.alive = true, .writer = world->writers++, .connection = daemon->connection + 1};
-    daemon->outbox = outbox_new(&options);
-    daemon->tables[0] = table_new(SHARDS, MEMORY_KEYS);
-    daemon->tables[1] = table_new(SHARDS, MEMORY_KEYS);
-    tell(world, "daemon %d starts as w%d", index, daemon->writer);
-}
-
-void daemon_free(struct daemon *daemon)
-{
-    outbox_free(daemon->outbox);
-    table_free(daemon->tables[0]);
-    table_free(daemon->tables[1]);
-    daemon->outbox = NULL;
-    daemon->tables[0] = daemon->tables[1] = NULL;
-}
-
-/* --- the network --- */
-
-static void take_out(struct queue *queue, size_t at)
-{
-    queue->len--;
-    memmove(&queue->items[at], &queue->items[at + 1], (queue->len - at) * sizeof(queue->items[0]));
-}
-
-static void put_in(struct world *world, struct queue *queue, const struct message *message)
-{
-    if (queue->len == MESSAGES_MAX)
-        complain(world, "too many messages for this simulation");
-    else
-        queue->items[queue->len++] = *message;
-}
-
-/* Some of what the daemon sent is lost, some will arrive after all; no reply will. */
-static void drop_messages(struct world *world, int index)
-{
-    for (size_t i = world->requests.len; i-- > 0;) {
-        struct message *message = &world->requests.items[i];
-        if (message->daemon != index || message->late)
-            continue;
-        message->late = true;
-        if (message->is_probe || roll(world, 2) == 0)
-            take_out(&world->requests, i);
+    snprintf(directory, sizeof(directory), "%s/counterd-simulation-XXXXXX",
+             access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
+    if (!mkdtemp(directory))
+        abort();
+    /* Tables come and go with every process: their memory need not go back to the kernel each time. */
+    mallopt(M_MMAP_THRESHOLD, INT_MAX);
+    mallopt(M_TRIM_THRESHOLD, INT_MAX);
+    for (int i = 0; i < DAEMONS; i++) {
+        char text[256];
+        snprintf(text, sizeof(text),
+                 "{\"namespace\": \"d%d\", \"shards\": %d, \"coalesce_ms\": %d, \"keys_max\": %d,"
+                 " \"redis\": {\"timeout_ms\": %d}%s}",
+                 i, SHARDS, i == 0 ? 100 : 700, i == 0 ? MEMORY_KEYS + 2 : 1000, REDIS_TIMEOUT_MS,
+                 i == 0 ? "" : ", \"fanout\": [{\"match\": \"k0\", \"also\": [\"k5\"]}]");
+        if (config_parse("simulation", span_of(text), &configs[i], &error) < 0)
+            abort();
     }
-    for (size_t i = world->replies.len; i-- > 0;)
-        if (world->replies.items[i].daemon == index)
-            take_out(&world->replies, i);
 }
 
-void daemon_crash(struct world *world, int index)
+static void remove_spool(int index, bool with_directory)
 {
-    struct daemon *daemon = &world->daemons[index];
+    char path[sizeof(directory) + 8];
+    struct dirent *entry;
+    DIR *listing;
 
-    if (!daemon->alive || world->writers == MEMORY_WRITERS)
+    snprintf(path, sizeof(path), "%s/d%d", directory, index);
+    listing = opendir(path);
+    if (!listing)
         return;
-    tell(world, "daemon %d, w%d, dies", index, daemon->writer);
-    world->outcome.crashes++;
-    drop_messages(world, index);
-    daemon_free(daemon);
-    daemon->alive = daemon->connected = false;
+    while ((entry = readdir(listing)))
+        if (entry->d_name[0] != '.' || with_directory)
+            (void)unlinkat(dirfd(listing), entry->d_name, 0);
+    closedir(listing);
+    if (with_directory)
+        rmdir(path);
 }
 
-/* MUTANT_UNKNOWN_IS_FAILED: what is on its way is taken for lost, and counted anew. */
-static void merge_back(struct world *world, struct daemon *daemon, uint32_t shard, const struct batch *batch)
+void simulation_end(void)
 {
+    for (int i = 0; i < DAEMONS; i++) {
+        remove_spool(i, true);
+        config_free(configs[i]);
+    }
+    rmdir(directory);
+}
+
+void daemons_begin(struct world *of)
+{
+    world = of;
+    world->torn = -1;
+    for (int i = 0; i < DAEMONS; i++) {
+        remove_spool(i, false);
+        world->daemons[i].config = configs[i];
+        world->daemons[i].spool_directory = -1;
+    }
+}
+
+/* --- what the linker puts in the place of the disk and the log --- */
+
+ssize_t __wrap_pwritev(int fd, const struct iovec *pieces, int len, off_t at);
+int __wrap_fdatasync(int fd);
+int __wrap_fsync(int fd);
+int __real_spool_push(struct spool *spool, const struct record *record, uint64_t *ret_segment,
+                      struct error *error);
+int __wrap_spool_push(struct spool *spool, const struct record *record, uint64_t *ret_segment,
+                      struct error *error);
+struct spool *__real_spool_new(const struct spool_options *options);
+struct spool *__wrap_spool_new(const struct spool_options *options);
+void __wrap_log_event(enum log_level level, const char *event, const char *format, ...) PRINTF(3, 4);
+void __wrap_log_error(enum log_level level, const char *event, const struct error *error);
+
+/* A full disk takes a part, and a process may die when a part is written. */
+ssize_t __wrap_pwritev(int fd, const struct iovec *pieces, int len, off_t at)
+{
+    char whole[4096];
+    size_t bytes = 0;
+
+    for (int i = 0; i < len; i++) {
+        if (bytes + pieces[i].iov_len > sizeof(whole))
+            abort();
+        memcpy(whole + bytes, pieces[i].iov_base, pieces[i].iov_len);
+        bytes += pieces[i].iov_len;
+    }
+    if (world->disk_is_full || (world->spool_writes && world->write_tears))
+        return pwrite(fd, whole, roll(world, bytes), at);
+    return pwrite(fd, whole, bytes, at);
+}
+
+/* kill -9 loses nothing that was written, and the machine stays up. */
+int __wrap_fdatasync(int fd)
+{
+    (void)fd;
+    return 0;
+}
+
+int __wrap_fsync(int fd)
+{
+    (void)fd;
+    return 0;
+}
+
+static int number_of(const char *writer)
+{
+    return atoi(writer + 1);
+}
+
+struct spool *__wrap_spool_new(const struct spool_options *options)
+{
+    struct spool *spool = __real_spool_new(options);
+    int writer = number_of(options->writer);
+
+    if (writer < world->writers && world->processes[writer].state == PROCESS_RUNS)
+        world->processes[writer].spool = spool;
+    return spool;
+}
+
+static int writer_of(const struct spool *spool)
+{
+    for (int writer = 0; writer < world->writers; writer++)
+        if (world->processes[writer].state == PROCESS_RUNS && world->processes[writer].spool == spool)
+            return writer;
+    abort(); /* a replay does not write */
+}
+
+int __wrap_spool_push(struct spool *spool, const struct record *record, uint64_t *ret_segment,
+                      struct error *error)
+{
+    int writer = writer_of(spool);
+    int r;
+
+    world->spool_writes = true;
+    r = __real_spool_push(spool, record, ret_segment, error);
+    world->spool_writes = false;
+    if (r < 0) {
+        if (world->write_tears && !world->disk_is_full)
+            world->torn = writer;
+        world->write_tears = false;
+        return r;
+    }
+    note_batch(world, writer, writer, record->shard, &record->batch)->spooled = true;
+    world->outcome.spooled++;
+    tell(world, "w%d/%u batch %d goes to disk", writer, record->shard, (int)record->batch.seq);
+    return 0;
+}
+
+void __wrap_log_event(enum log_level level, const char *event, const char *format, ...)
+{
+    char text[LOG_TEXT_BYTES];
+    va_list args;
+
+    (void)level;
+    va_start(args, format);
+    vsnprintf(text, sizeof(text), format, args);
+    va_end(args);
+    tell(world, "    %s %s", event, text);
+}
+
+void __wrap_log_error(enum log_level level, const char *event, const struct error *error)
+{
+    (void)level;
+    tell(world, "    %s %s", event, error->text);
+}
+
+/* --- a process --- */
+
+static void on_tick(void *context)
+{
+    (void)context;
+}
+
+static void on_done(void *context)
+{
+    struct daemon *daemon = context;
+
+    /* The first of its parts watches no longer from here on. */
+    if (daemon->stopping-- == daemon->parts)
+        world->processes[daemon->writer].rollbacks = world->outcome.rollbacks;
+}
+
+static bool carry_fractions(void *context, const struct record *record)
+{
+    struct daemon *daemon = context;
     struct span key;
-    int64_t delta;
+    int64_t micros;
     size_t at = 0;
 
-    while (batch_next_entry(batch, &at, &key, &delta)) {
-        struct table_item item = {
-            .key = key, .hash = keyspace_hash(key), .micros = delta * MICROS_PER_UNIT, .events = 1};
-        if (table_add(daemon->tables[daemon->filling], &item) != TABLE_OK)
-            complain(world, "no room");
+    while (batch_next_entry(&record->batch, &at, &key, &micros)) {
+        daemon->counted[key.ptr[1] - '0'] += micros;
+        pipeline_carry(daemon->pipeline, key, micros);
     }
-    outbox_acknowledge(daemon->outbox, shard, 0);
+    return true;
 }
 
-void daemon_disconnect(struct world *world, int index)
+static void take_over_spool(struct daemon *daemon)
+{
+    struct replay_options options = {.config = daemon->config,
+                                     .directory = daemon->spool_directory,
+                                     .context = daemon,
+                                     .on_done = on_done};
+    struct spool_options spool = {.directory = daemon->spool_directory,
+                                  .namespace = daemon->config->namespace,
+                                  .shards = SHARDS,
+                                  .lanes = config_lanes_id(daemon->config)};
+    struct spool_finder finder = {daemon, carry_fractions};
+    struct error error;
+
+    if (spool_list(&spool, &options.writers, &error) < 0 ||
+        spool_take_fractions(daemon->spool_directory, SHARDS, &finder, &error) < 0)
+        complain(world, "the spool can't be taken over: %s", error.text);
+    if (options.writers.len > 0)
+        daemon->replay = replay_new(&options);
+}
+
+void daemon_start(struct world *of, int index)
 {
     struct daemon *daemon = &world->daemons[index];
+    struct pipeline_options options = {.config = daemon->config,
+                                       .context = daemon,
+                                       .on_tick = on_tick,
+                                       .on_room = on_tick,
+                                       .on_done = on_done};
+    struct error error;
 
-    if (!daemon->alive || !daemon->connected)
+    if (daemon->alive || of->writers == MEMORY_WRITERS)
         return;
-    tell(world, "w%d loses its connection", daemon->writer);
-    drop_messages(world, index);
-    daemon->connected = false;
-    for (uint32_t shard = 0; shard < SHARDS; shard++) {
-        bool was_in_flight = outbox_unsend(daemon->outbox, shard);
-        const struct batch *batch = was_in_flight && memory_mutant == MUTANT_UNKNOWN_IS_FAILED
-                                        ? outbox_next(daemon->outbox, shard)
-                                        : NULL;
-        if (batch)
-            merge_back(world, daemon, shard, batch);
-    }
+    *daemon = (struct daemon){.alive = true, .config = daemon->config, .spool_directory = -1};
+    daemon->writer = world->writers++;
+    tell(world, "daemon %d starts as w%d", index, daemon->writer);
+    if ((index == 0 || world->schedule->seed & 2) &&
+        spool_directory_open(directory, daemon->config->namespace, &daemon->spool_directory, &error) < 0)
+        complain(world, "%s", error.text);
+    stats_init(&daemon->stats);
+    daemon->ingest = ingest_new(&daemon->stats);
+    options.ingest = daemon->ingest;
+    options.stats = &daemon->stats;
+    options.spool_directory = daemon->spool_directory;
+    daemon->pipeline = pipeline_new(&options);
+    if (daemon->spool_directory >= 0)
+        take_over_spool(daemon);
 }
 
-/* --- what a daemon does --- */
-
-void daemon_count(struct world *world, int index)
+static void end(struct daemon *daemon, enum process_state state)
 {
-    struct daemon *daemon = &world->daemons[index];
-    int key = (int)roll(world, MEMORY_KEYS);
-    int64_t units = (int64_t)roll(world, 12) - 3;
-    struct table_item item = {.micros = units * MICROS_PER_UNIT / (roll(world, 4) == 0 ? 4 : 1), .events = 1};
-    char name[4];
+    struct process *process = &world->processes[daemon->writer];
+
+    replay_free(daemon->replay);
+    pipeline_free(daemon->pipeline);
+    ingest_free(daemon->ingest);
+    stats_done(&daemon->stats);
+    if (daemon->spool_directory >= 0)
+        close(daemon->spool_directory);
+    daemon->alive = false;
+    process->state = state;
+}
+
+void daemon_crash(struct world *of, int index)
+{
+    struct daemon *daemon = &of->daemons[index];
 
     if (!daemon->alive)
         return;
-    name_key(name, key);
-    item.key = span_of(name);
-    item.hash = keyspace_hash(item.key);
-    if (table_add(daemon->tables[daemon->filling], &item) != TABLE_OK)
-        complain(world, "a table that is large enough is full");
-    daemon->counted[key] += item.micros;
+    tell(of, "daemon %d, w%d, dies", index, daemon->writer);
+    of->outcome.crashes++;
+    end(daemon, PROCESS_CRASHED);
 }
 
-void daemon_swap(struct world *world, int index)
+void daemon_stop(struct world *of, int index)
 {
-    struct daemon *daemon = &world->daemons[index];
+    struct daemon *daemon = &of->daemons[index];
 
-    (void)world;
-    if (!daemon->alive || !outbox_drained(daemon->outbox) ||
-        table_events(daemon->tables[daemon->filling]) == 0)
+    if (!daemon->alive || daemon->finishing)
         return;
-    outbox_drain(daemon->outbox, daemon->tables[daemon->filling], daemon->tables[daemon->filling ^ 1], NULL);
-    daemon->filling ^= 1;
+    tell(of, "daemon %d, w%d, is told to stop", index, daemon->writer);
+    daemon->finishing = true;
+    daemon->finished_ms = clock_monotonic_ms();
+    daemon->stopping = daemon->parts = 1 + (daemon->replay != NULL);
+    pipeline_finish(daemon->pipeline);
+    if (daemon->replay)
+        replay_finish(daemon->replay);
 }
 
-static struct memory_deltas deltas_of(const struct batch *batch)
+static void stopped(struct daemon *daemon)
 {
-    struct memory_deltas deltas = {.events = (int64_t)batch->events};
-    struct span key;
-    int64_t delta;
-    size_t at = 0;
+    struct process *process = &world->processes[daemon->writer];
+    struct pipeline_rest rest = pipeline_take_rest(daemon->pipeline);
 
-    while (batch_next_entry(batch, &at, &key, &delta)) {
-        int number = key.ptr[1] - '0';
-        deltas.there[number] = true;
-        deltas.delta[number] += delta;
+    process->gave_up = clock_monotonic_ms() - daemon->finished_ms >= REDIS_TIMEOUT_MS;
+    process->dropped = rest.events > 0 || rest.made;
+    tell(world, "w%d has stopped%s%s, %d on disk", daemon->writer,
+         process->gave_up ? ", without waiting longer" : "", process->dropped ? ", with a loss" : "",
+         (int)rest.spooled);
+    if (process->dropped && daemon->spool_directory >= 0 && !world->disk_is_full)
+        complain(world, "w%d, which has a disk, has dropped %d", daemon->writer, (int)rest.events);
+    if (!process->dropped)
+        check_counted(world, daemon);
+    world->outcome.stops += !process->gave_up && !process->dropped;
+    end(daemon, PROCESS_STOPPED);
+}
+
+void daemons_reap(struct world *of)
+{
+    for (int i = 0; i < DAEMONS; i++) {
+        struct daemon *daemon = &of->daemons[i];
+        if (daemon->alive && of->torn == daemon->writer)
+            daemon_crash(of, i);
+        else if (daemon->alive && daemon->finishing && daemon->stopping == 0)
+            stopped(daemon);
     }
-    return deltas;
+    of->torn = -1;
 }
 
-static void note_sent(struct world *world, const struct message *message)
+/* --- what it is asked to do --- */
+
+/* Batches are numbers of this memory, of which there are not so many. */
+static bool has_room(const struct daemon *daemon)
 {
-    struct sent *sent = &world->sent[message->writer][message->shard][message->seq];
-
-    if (sent->made && memcmp(&sent->deltas, &message->deltas, sizeof(sent->deltas)) != 0)
-        complain(world, "batch %d of w%d has changed", (int)message->seq, message->writer);
-    sent->made = true;
-    sent->deltas = message->deltas;
-}
-
-void daemon_send(struct world *world, int index, uint32_t shard)
-{
-    struct daemon *daemon = &world->daemons[index];
-    const struct batch *batch;
-    struct message message = {
-        .daemon = index, .connection = daemon->connection, .writer = daemon->writer, .shard = shard};
-
-    if (!daemon->alive || !daemon->connected || world->sent[daemon->writer][shard][BATCHES_MAX].made)
-        return;
-    batch = outbox_next(daemon->outbox, shard);
-    if (!batch)
-        return;
-    message.seq = (int64_t)batch->seq;
-    message.known_durable = (int64_t)outbox_durable(daemon->outbox, shard);
-    message.deltas = deltas_of(batch);
-    note_sent(world, &message);
-    put_in(world, &world->requests, &message);
-}
-
-void daemon_probe(struct world *world, int index)
-{
-    struct daemon *daemon = &world->daemons[index];
-
-    if (!daemon->alive || !daemon->connected || memory_mutant == MUTANT_NO_PROBE)
-        return;
-    for (uint32_t shard = 0; shard < SHARDS; shard++) {
-        struct message message = {.daemon = index,
-                                  .connection = daemon->connection,
-                                  .writer = daemon->writer,
-                                  .shard = shard,
-                                  .is_probe = true,
-                                  .seq = (int64_t)outbox_probe(daemon->outbox, shard),
-                                  .known_durable = (int64_t)outbox_durable(daemon->outbox, shard)};
-        if (message.seq > 0)
-            put_in(world, &world->requests, &message);
-    }
-}
-
-void daemon_connect(struct world *world, int index)
-{
-    struct daemon *daemon = &world->daemons[index];
-
-    if (!daemon->alive || daemon->connected)
-        return;
-    daemon->connected = true;
-    daemon->connection++;
-    daemon_probe(world, index);
-}
-
-/* --- what Redis and the daemon make of a message --- */
-
-static void store(struct world *world, struct message *message)
-{
-    struct sent *sent = &world->sent[message->writer][message->shard][message->seq];
-    struct memory_redis *redis = &world->stores[message->shard].redis;
-
-    if (message->is_probe) {
-        message->answer =
-            memory_probe(redis, message->writer, message->seq, message->known_durable, &message->answer_seq);
-        return;
-    }
-    message->answer = memory_append(redis, message->writer, message->seq, message->known_durable,
-                                    &message->deltas, &message->answer_seq);
-    tell(world, "w%d/%u batch %d: %s%s", message->writer, message->shard, (int)message->seq,
-         (const char *[]){"OK", "DUP", "GAP"}[message->answer], message->late ? ", late" : "");
-    if (message->answer != MEMORY_OK)
-        return;
-    if (sent->stored && !world->schedule->rollbacks)
-        complain(world, "Redis has taken batch %d of w%d twice", (int)message->seq, message->writer);
-    sent->stored = true;
-}
-
-bool deliver_request(struct world *world)
-{
-    struct queue *queue = &world->requests;
-    struct message message;
-    size_t at;
-
-    if (queue->len == 0)
-        return false;
-    at = roll(world, queue->len);
-    for (size_t i = 0; i < at && !queue->items[at].late; i++)
-        if (queue->items[i].daemon == queue->items[at].daemon && !queue->items[i].late)
-            at = i;
-    message = queue->items[at];
-    take_out(queue, at);
-    store(world, &message);
-    if (!message.late)
-        put_in(world, &world->replies, &message);
+    for (uint32_t shard = 0; shard < SHARDS; shard++)
+        if (world->sent[daemon->writer][shard][BATCHES_MAX - 10].made)
+            return false;
     return true;
 }
 
-static void go_back(struct world *world, struct daemon *daemon, const struct message *message)
+void daemon_count(struct world *of, int index)
 {
-    struct outbox_loss loss;
-    uint64_t batches = outbox_rewind(daemon->outbox, message->shard, (uint64_t)message->answer_seq, &loss);
+    struct daemon *daemon = &of->daemons[index];
+    int key = (int)roll(of, MEMORY_KEYS);
+    int64_t quarters = ((int64_t)roll(of, 12) - 3) * (roll(of, 4) == 0 ? 1 : 4);
+    uint64_t accepted = counter_get(&daemon->stats.accepted);
+    char line[48];
 
-    tell(world, "w%d/%u sends %d batches again", daemon->writer, message->shard, (int)batches);
-    if (loss.last_seq > 0)
-        complain(world, "an endless history does not hold batch %d", (int)loss.first_seq);
+    if (!daemon->alive || daemon->finishing || !has_room(daemon))
+        return;
+    snprintf(line, sizeof(line), "k%d:%s%d.%02d|c", key, quarters < 0 ? "-" : "",
+             (int)(quarters < 0 ? -quarters : quarters) / 4, abs((int)(quarters % 4)) * 25);
+    tell(of, "w%d counts %s", daemon->writer, line);
+    ingest_lines(daemon->ingest, span_of(line), false);
+    ingest_publish(daemon->ingest);
+    if (counter_get(&daemon->stats.accepted) != accepted + 1)
+        complain(of, "'%s' was not accepted", line);
+    daemon->events++;
+    daemon->counted[key] += quarters * MICROS_PER_UNIT / 4;
+    if (key == 0 && index == FANS_OUT)
+        daemon->counted[5] += quarters * MICROS_PER_UNIT / 4;
+    pipeline_poke(daemon->pipeline);
 }
 
-static void take_reply(struct world *world, const struct message *message)
+static void on_stored(void *context)
 {
-    struct daemon *daemon = &world->daemons[message->daemon];
+    struct asker *asker = context;
+    int writer = asker->world->daemons[asker->daemon].writer;
+    uint64_t acknowledged = acknowledged_events(asker->world, writer);
 
-    if (message->is_probe) {
-        if (outbox_probe(daemon->outbox, message->shard) == 0)
-            return;
-        if (message->answer == MEMORY_GAP)
-            go_back(world, daemon, message);
-        else
-            outbox_note_durable(daemon->outbox, message->shard, (uint64_t)message->answer_seq);
-    } else if (message->answer == MEMORY_GAP && memory_mutant != MUTANT_GAP_ADOPTED) {
-        go_back(world, daemon, message);
-    } else {
-        world->sent[message->writer][message->shard][message->seq].acknowledged = true;
-        outbox_acknowledge(daemon->outbox, message->shard,
-                           (uint64_t)(message->answer == MEMORY_GAP ? message->seq : message->answer_seq));
+    asker->waits = false;
+    asker->world->outcome.answers++;
+    if (acknowledged < asker->events)
+        complain(asker->world, "w%d says that %d increments are stored, and Redis has acknowledged %d",
+                 writer, (int)asker->events, (int)acknowledged);
+}
+
+void daemon_ask(struct world *of, int index)
+{
+    struct daemon *daemon = &of->daemons[index];
+
+    if (!daemon->alive || daemon->finishing)
+        return;
+    for (int i = 0; i < WAITS_MAX; i++) {
+        struct asker *asker = &daemon->askers[i];
+        if (asker->waits)
+            continue;
+        *asker = (struct asker){{.context = asker, .on_stored = on_stored}, of, index, daemon->events, true};
+        pipeline_wait(daemon->pipeline, &asker->wait);
+        return;
     }
 }
 
-bool deliver_reply(struct world *world)
+bool daemon_is_idle(const struct world *of, int index)
 {
-    struct queue *queue = &world->replies;
-    struct message message;
-    size_t at;
+    const struct daemon *daemon = &of->daemons[index];
+    struct stats *replay = daemon->replay ? replay_stats(daemon->replay) : NULL;
 
-    if (queue->len == 0)
-        return false;
-    at = roll(world, queue->len);
-    for (size_t i = 0; i < at; i++)
-        if (queue->items[i].daemon == queue->items[at].daemon)
-            at = i;
-    message = queue->items[at];
-    take_out(queue, at);
-    take_reply(world, &message);
-    return true;
-}
-
-/* --- the end --- */
-
-bool daemon_is_idle(const struct world *world, int index)
-{
-    const struct daemon *daemon = &world->daemons[index];
-    const struct table *filling = daemon->tables[daemon->filling];
-
-    return !daemon->alive || (world->requests.len == 0 && world->replies.len == 0 &&
-                              outbox_drained(daemon->outbox) && table_events(filling) == 0);
-}
-
-void daemon_check(struct world *world, int index)
-{
-    struct daemon *daemon = &world->daemons[index];
-    struct table_item item;
-    int64_t found[MEMORY_KEYS] = {0};
-
-    for (uint32_t shard = 0; shard < SHARDS; shard++) {
-        for (int seq = 1; seq <= BATCHES_MAX; seq++)
-            for (int key = 0; key < MEMORY_KEYS; key++)
-                found[key] += world->sent[daemon->writer][shard][seq].deltas.delta[key] * MICROS_PER_UNIT;
-        while (table_pop(daemon->tables[daemon->filling], shard, &item))
-            found[item.key.ptr[1] - '0'] += item.micros;
-    }
-    for (int key = 0; key < MEMORY_KEYS; key++)
-        if (found[key] != daemon->counted[key])
-            complain(world, "w%d has counted %.2f of k%d, and %.2f is in its batches", daemon->writer,
-                     (double)daemon->counted[key] / MICROS_PER_UNIT, key,
-                     (double)found[key] / MICROS_PER_UNIT);
+    return daemon->alive && acknowledged_events(of, daemon->writer) == daemon->events &&
+           (!replay || counter_get(&replay->replay_waiting) + counter_get(&replay->replay_left) == 0);
 }

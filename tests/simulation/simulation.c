@@ -6,13 +6,16 @@
 
 #include "flusher/audit.h"
 #include "flusher/quarantine.h"
+#include "lib/clock.h"
+#include "tests/simulation/loop.h"
 #include "tests/simulation/world.h"
 
-#define STEPS       400
+#define STEPS       600
 #define FLUSHERS    3
 #define SNAPSHOTS   4
 #define STACK_BYTES ((size_t)256 * 1024)
 #define CALM_ROUNDS 40
+#define PROBES_MS   6000 /* in this time all ask Redis whether it has what it acknowledged */
 
 /* A flusher that can be left at any call of its seams: a coroutine. */
 struct flusher {
@@ -193,8 +196,7 @@ static void go_back_in_time(struct simulation *simulation)
     at = roll(world, simulation->snapshots_len);
     tell(world, "Redis goes back in time");
     world->outcome.rollbacks++;
-    for (int i = 0; i < DAEMONS; i++)
-        daemon_disconnect(world, i);
+    connections_lost(world);
     for (int shard = 0; shard < SHARDS; shard++)
         world->stores[shard].redis = simulation->snapshots[at][shard];
 }
@@ -304,22 +306,6 @@ static void audit_on(struct simulation *simulation)
 
 /* --- what holds at every step --- */
 
-/* Each value is the sum of the batches that the vector says are in. */
-static void check_values(struct world *world, int shard)
-{
-    const struct memory_postgres *postgres = &world->stores[shard].postgres;
-    int64_t expected[MEMORY_KEYS] = {0};
-
-    for (int writer = 0; writer < world->writers; writer++)
-        for (int seq = 1; seq <= postgres->vector[writer]; seq++)
-            for (int key = 0; key < MEMORY_KEYS; key++)
-                expected[key] += world->sent[writer][shard][seq].deltas.delta[key];
-    for (int key = 0; key < MEMORY_KEYS; key++)
-        if (postgres->value[key] != expected[key])
-            complain(world, "shard %d has %d of k%d in Postgres, and its batches come to %d", shard,
-                     (int)postgres->value[key], key, (int)expected[key]);
-}
-
 static void check_step(struct simulation *simulation)
 {
     for (int shard = 0; shard < SHARDS; shard++) {
@@ -332,44 +318,73 @@ static void check_step(struct simulation *simulation)
     }
 }
 
+/* What a process, the network or the disk does, or what happens to them. */
+static void step_daemons(struct world *world, uint64_t event)
+{
+    int daemon = (int)roll(world, DAEMONS);
+
+    if (event < 130)
+        daemon_count(world, daemon);
+    else if (event < 150)
+        daemon_ask(world, daemon);
+    else if (event < 280)
+        (void)loop_fire();
+    else if (event < 400)
+        (void)deliver_request(world);
+    else if (event < 520)
+        (void)deliver_reply(world);
+    else if (event < 580)
+        (void)connection_answered(world);
+    else if (event < 590)
+        connection_lost(world);
+    else if (event < 594)
+        daemon_crash(world, daemon);
+    else if (event < 602)
+        daemon_stop(world, daemon);
+    else if (event < 640 && processes_left(world) > DAEMONS)
+        daemon_start(world, daemon);
+}
+
+static void step_faults(struct simulation *simulation, uint64_t event)
+{
+    struct world *world = &simulation->world;
+
+    if (event < 6) {
+        world->redis_is_away = true;
+        connections_lost(world);
+    } else if (event < 18) {
+        world->redis_is_away = false;
+    } else if (event < 22) {
+        world->redis_refuses = !world->redis_refuses;
+    } else if (event < 26) {
+        world->disk_is_full = !world->disk_is_full && roll(world, 3) == 0;
+    } else if (event < 28) {
+        world->write_tears = true;
+    } else if (event < 40) {
+        take_snapshot(simulation);
+    } else if (world->schedule->rollbacks) {
+        go_back_in_time(simulation);
+    }
+}
+
 static void take_step(struct simulation *simulation)
 {
     struct world *world = &simulation->world;
-    int daemon = (int)roll(world, DAEMONS);
     struct flusher *flusher = &simulation->flushers[roll(world, FLUSHERS)];
     uint64_t event = roll(world, 1000);
 
     world->outcome.steps++;
-    if (event < 150)
-        daemon_count(world, daemon);
-    else if (event < 220)
-        daemon_swap(world, daemon);
-    else if (event < 330)
-        daemon_send(world, daemon, (uint32_t)roll(world, SHARDS));
-    else if (event < 450)
-        deliver_request(world);
-    else if (event < 550)
-        deliver_reply(world);
-    else if (event < 570)
-        daemon_disconnect(world, daemon);
-    else if (event < 610)
-        daemon_connect(world, daemon);
-    else if (event < 620)
-        daemon_probe(world, daemon);
-    else if (event < 627)
-        daemon_crash(world, daemon);
-    else if (event < 650)
-        daemon_start(world, daemon);
-    else if (event < 690)
+    if (event < 640)
+        step_daemons(world, event);
+    else if (event < 670)
         start_flusher(simulation, flusher);
-    else if (event < 930)
+    else if (event < 890)
         step_flusher(simulation, flusher, any_fault(world));
-    else if (event < 980)
+    else if (event < 950)
         audit_on(simulation);
-    else if (event < 992)
-        take_snapshot(simulation);
-    else if (world->schedule->rollbacks)
-        go_back_in_time(simulation);
+    else
+        step_faults(simulation, event - 950);
+    daemons_reap(world);
     check_step(simulation);
 }
 
@@ -384,22 +399,21 @@ static void flush_calmly(struct simulation *simulation)
     check_step(simulation);
 }
 
-/* Daemons send what they have and ask what Redis lacks. */
+/* Who does not run starts again; all send what they have, and ask what Redis lacks. */
 static void let_daemons_finish(struct world *world)
 {
-    for (int i = 0; i < DAEMONS; i++) {
-        daemon_connect(world, i);
-        daemon_probe(world, i);
-    }
-    for (int turn = 0; turn < 1000 && !world->outcome.wrong; turn++) {
+    int64_t until_ms = clock_monotonic_ms() + PROBES_MS;
+
+    for (int turn = 0; turn < 5000 && !world->outcome.wrong; turn++) {
         bool idle = true;
+        daemons_reap(world);
         for (int i = 0; i < DAEMONS; i++) {
-            daemon_swap(world, i);
-            for (uint32_t shard = 0; shard < SHARDS; shard++)
-                daemon_send(world, i, shard);
+            daemon_start(world, i);
             idle &= daemon_is_idle(world, i);
         }
-        if (!deliver_request(world) && !deliver_reply(world) && idle)
+        if (deliver_request(world) || deliver_reply(world) || connection_answered(world))
+            continue;
+        if ((idle && clock_monotonic_ms() > until_ms) || !loop_fire())
             return;
     }
 }
@@ -417,48 +431,11 @@ static bool is_empty(const struct world *world)
     return true;
 }
 
-static bool is_living(const struct world *world, int writer)
-{
-    for (int i = 0; i < DAEMONS; i++)
-        if (world->daemons[i].alive && world->daemons[i].writer == writer)
-            return true;
-    return false;
-}
-
-static bool lacks(struct world *world, int writer, int shard, bool told)
-{
-    bool living = is_living(world, writer);
-
-    /* What dead daemons had is gone with what Redis forgot. */
-    if (!living && world->outcome.rollbacks > 0)
-        return false;
-    for (int seq = 1; seq <= BATCHES_MAX; seq++) {
-        const struct sent *sent = &world->sent[writer][shard][seq];
-        if (!(living ? sent->made : sent->stored || sent->acknowledged) ||
-            seq <= world->stores[shard].postgres.vector[writer])
-            continue;
-        if (told)
-            complain(world, "batch %d of w%d in shard %d, of a %s daemon, is lost", seq, writer, shard,
-                     living ? "living" : "dead");
-        return true;
-    }
-    return false;
-}
-
-static bool lacks_anything(struct world *world, bool told)
-{
-    bool anything = false;
-
-    for (int writer = 0; writer < world->writers; writer++)
-        for (int shard = 0; shard < SHARDS; shard++)
-            anything |= lacks(world, writer, shard, told);
-    return anything;
-}
-
 static void settle(struct simulation *simulation)
 {
     struct world *world = &simulation->world;
 
+    world->redis_is_away = world->redis_refuses = world->disk_is_full = world->write_tears = false;
     for (int i = 0; i < FLUSHERS; i++)
         for (int calls = 0; simulation->flushers[i].running && calls < 1000; calls++)
             step_flusher(simulation, &simulation->flushers[i], FAULT_NONE);
@@ -472,8 +449,10 @@ static void settle(struct simulation *simulation)
         complain(world, "flushes do not come to an end");
     lacks_anything(world, true);
     for (int i = 0; i < DAEMONS; i++)
-        if (world->daemons[i].alive)
-            daemon_check(world, i);
+        if (!daemon_is_idle(world, i))
+            complain(world, "daemon %d does not come to an end", i);
+        else
+            check_counted(world, &world->daemons[i]);
     simulation->auditor.looks = 0;
     for (int look = 0; look < 3; look++)
         audit_on(simulation);
@@ -485,7 +464,7 @@ static void end(struct simulation *simulation)
         while (simulation->flushers[i].running)
             step_flusher(simulation, &simulation->flushers[i], FAULT_CRASH);
     for (int i = 0; i < DAEMONS; i++)
-        daemon_free(&simulation->world.daemons[i]);
+        daemon_crash(&simulation->world, i);
 }
 
 struct outcome simulate(const struct schedule *schedule)
@@ -498,6 +477,9 @@ struct outcome simulate(const struct schedule *schedule)
     memset(simulation, 0, sizeof(*simulation));
     world->schedule = schedule;
     world->dice = schedule->seed;
+    loop_reset();
+    network_begin(world);
+    daemons_begin(world);
     for (int i = 0; i < DAEMONS; i++)
         daemon_start(world, i);
     while (world->outcome.steps < STEPS && !world->outcome.wrong)

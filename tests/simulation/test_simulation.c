@@ -83,5 +83,10 @@ static void add_tests(TCase *tests)
 
 int main(void)
 {
-    return unit_run("simulation", add_tests);
+    int r;
+
+    simulation_begin();
+    r = unit_run("simulation", add_tests);
+    simulation_end();
+    return r;
 }

@@ -1,32 +1,55 @@
-/* world - what a simulation consists of; shared by its halves, daemons.c and simulation.c */
+/* world - what a simulation consists of; shared by its parts: network.c, daemons.c, oracle.c, simulation.c */
 #ifndef TESTS_SIMULATION_WORLD_H
 #define TESTS_SIMULATION_WORLD_H
 
-#include "counterd/outbox.h"
+#include "counterd/pipeline.h"
+#include "counterd/replay.h"
+#include "counterd/store.h"
 #include "tests/simulation/simulation.h"
 #include "tests/unit/memory_store.h"
 
-#define SHARDS       2
-#define DAEMONS      2
-#define BATCHES_MAX  48 /* of a writer in a shard; then it counts no more */
-#define MESSAGES_MAX 256
+#define SHARDS          2
+#define DAEMONS         2
+#define BATCHES_MAX     60 /* of a writer in a shard; when it comes near, it counts no more */
+#define MESSAGES_MAX    256
+#define CONNECTIONS_MAX 24
+#define WAITS_MAX       3
 
-/* A batch as it was first sent. */
+/* A process, which has a writer of its own: the same number. */
+struct process {
+    enum process_state { PROCESS_RUNS, PROCESS_CRASHED, PROCESS_STOPPED } state;
+    unsigned rollbacks;  /* how many there had been when the first part of it stopped */
+    bool gave_up;        /* it stopped because Redis did not come in time */
+    bool dropped;        /* it said that increments are nowhere */
+    struct spool *spool; /* in which it writes; NULL = none */
+};
+
+/* A batch, as it was first sent or written to disk. */
 struct sent {
     struct memory_deltas deltas;
-    bool made, stored, acknowledged;
+    bool made, stored, acknowledged, spooled;
+    int holder;         /* the process that had it last */
+    unsigned rollbacks; /* how many there had been when it was last acknowledged */
+};
+
+/* counterd/store.h's: a connection to Redis, of a worker or of a replay. */
+struct store {
+    int daemon; /* -1: nobody's */
+    struct store_callbacks callbacks;
+    enum connection_state { CONNECTION_AWAY, CONNECTION_ASKED, CONNECTION_UP } state;
+    unsigned number; /* of this connection; no other ever has it */
+    struct event *retry;
 };
 
 struct message {
-    int daemon;
-    unsigned connection; /* of the daemon, by which it came */
+    unsigned connection;
     int writer;
     uint32_t shard;
-    bool is_probe, late; /* late: nobody waits for it any more */
+    bool is_probe;
     int64_t seq, known_durable;
     struct memory_deltas deltas;
-    enum memory_append answer; /* of a reply, and: */
-    int64_t answer_seq;
+    enum store_reply answer; /* of a reply, and: */
+    uint64_t answer_seq;
 };
 
 struct queue {
@@ -34,14 +57,29 @@ struct queue {
     size_t len;
 };
 
+/* Somebody who wants to know when all that was counted so far is stored. */
+struct asker {
+    struct pipeline_wait wait;
+    struct world *world;
+    int daemon;
+    uint64_t events; /* counted before */
+    bool waits;
+};
+
 struct daemon {
-    bool alive, connected;
+    bool alive, finishing;
+    int parts, stopping; /* what finishes: pipeline, and replay; how many of them have not yet */
+    const struct config *config;
+    int spool_directory; /* -1 = none */
     int writer;
-    unsigned connection;
-    struct outbox *outbox;
-    struct table *tables[2];
-    unsigned filling;
-    int64_t counted[MEMORY_KEYS]; /* micros */
+    struct stats stats;
+    struct ingest *ingest;
+    struct pipeline *pipeline;
+    struct replay *replay;
+    int64_t finished_ms;          /* when it was told to */
+    int64_t counted[MEMORY_KEYS]; /* micros, with what was carried over */
+    uint64_t events;
+    struct asker askers[WAITS_MAX];
 };
 
 struct world {
@@ -50,37 +88,80 @@ struct world {
     uint64_t dice;
     struct memory_store stores[SHARDS];
     struct daemon daemons[DAEMONS];
+    struct store connections[CONNECTIONS_MAX];
+    unsigned connections_made;
     struct queue requests, replies;
     int writers; /* so far */
+    struct process processes[MEMORY_WRITERS];
     struct sent sent[MEMORY_WRITERS][SHARDS][BATCHES_MAX + 1];
+    bool redis_is_away, redis_refuses, disk_is_full;
+    bool write_tears;  /* the next batch that goes to disk gets there in part, and its process dies */
+    int torn;          /* the process that has to die of it; -1 = none */
+    bool spool_writes; /* spool_push() is under way */
 };
 
 uint64_t roll(struct world *world, uint64_t sides);
-void tell(const struct world *world, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void tell(const struct world *world, const char *format, ...) PRINTF(2, 3);
 
 /* Notes the first thing that is wrong. */
-void complain(struct world *world, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void complain(struct world *world, const char *format, ...) PRINTF(2, 3);
+
+/* --- network.c --- */
+
+/* To whom connections belong that are made from now on, and whose they are by their configuration. */
+void network_begin(struct world *world);
+
+/* The oldest message of a connection, or any that nobody waits for any more: the network brings it to Redis,
+ * or to its daemon. False when there is none. */
+bool deliver_request(struct world *world);
+bool deliver_reply(struct world *world);
+
+/* One of the connections that are asked for: comes about, or does not. False when there is none. */
+bool connection_answered(struct world *world);
+
+/* One that is up ends; all of them do. */
+void connection_lost(struct world *world);
+void connections_lost(struct world *world);
+
+/* --- daemons.c --- */
+
+/* Empty directories for spools. */
+void daemons_begin(struct world *world);
 
 /* Of daemon number `index`; each does nothing where it can't be done. */
 void daemon_start(struct world *world, int index);
 void daemon_crash(struct world *world, int index);
+void daemon_stop(struct world *world, int index);
 void daemon_count(struct world *world, int index);
-void daemon_swap(struct world *world, int index);
-void daemon_send(struct world *world, int index, uint32_t shard);
-void daemon_probe(struct world *world, int index);
-void daemon_connect(struct world *world, int index);
-void daemon_disconnect(struct world *world, int index);
-void daemon_free(struct daemon *daemon);
+void daemon_ask(struct world *world, int index);
 
-/* The oldest message of a connection, or any late one: the network brings it to Redis, or to its daemon.
- * False when there is none. */
-bool deliver_request(struct world *world);
-bool deliver_reply(struct world *world);
+/* Processes that have come to their end, one way or the other. After every step. */
+void daemons_reap(struct world *world);
 
-/* Nothing is on its way, and the daemon has nothing to send. */
+/* All that it has counted is stored, and all that earlier processes had left. */
 bool daemon_is_idle(const struct world *world, int index);
 
-/* What was counted is in batches, but for less than a unit of a key. Takes the tables' content. */
-void daemon_check(struct world *world, int index);
+/* --- oracle.c --- */
+
+/* How many processes may still be started: each is a writer, for whom there must be room. */
+int processes_left(const struct world *world);
+
+struct memory_deltas deltas_of(const struct batch *batch);
+
+/* A batch goes to Redis, or to disk; `holder` is the process that has it. */
+struct sent *note_batch(struct world *world, int holder, int writer, uint32_t shard,
+                        const struct batch *batch);
+
+/* Of all its batches, how many increments are acknowledged. */
+uint64_t acknowledged_events(const struct world *world, int writer);
+
+/* What was counted is in batches, but for less than a unit of a key. */
+void check_counted(struct world *world, const struct daemon *daemon);
+
+/* Each value in Postgres is the sum of the batches that the vector says are in. */
+void check_values(struct world *world, int shard);
+
+/* Whether a batch is not in Postgres that has to be; `told`: that is wrong. */
+bool lacks_anything(struct world *world, bool told);
 
 #endif

@@ -22,6 +22,14 @@ static bool is_next(int64_t last, int64_t seq)
            (last == 0 && memory_mutant == MUTANT_ANY_FIRST_SEQ);
 }
 
+bool memory_is_blank(const struct memory_deltas *deltas)
+{
+    for (int key = 0; key < MEMORY_KEYS; key++)
+        if (deltas->there[key])
+            return false;
+    return true;
+}
+
 enum memory_append memory_append(struct memory_redis *redis, int writer, int64_t seq, int64_t known_durable,
                                  const struct memory_deltas *deltas, int64_t *ret_seq)
 {
@@ -42,6 +50,8 @@ enum memory_append memory_append(struct memory_redis *redis, int writer, int64_t
     if (redis->open.low[writer] == 0)
         redis->open.low[writer] = seq;
     redis->open.high[writer] = seq;
+    if (memory_is_blank(deltas) && seq < 64)
+        redis->open.blanks[writer] |= UINT64_C(1) << seq;
     redis->writers[writer] = seq;
     redis->events += deltas->events;
     return MEMORY_OK;
@@ -207,6 +217,7 @@ static int seal(void *context, uint32_t shard, struct generation *ret_generation
             flusher->seen[shard] = standing_of(&flusher->store[shard].postgres, ret_generation);
             memcpy(flusher->seen_vector[shard], flusher->store[shard].postgres.vector,
                    sizeof(flusher->seen_vector[shard]));
+            memcpy(flusher->blanks[shard], redis->sealed.blanks, sizeof(flusher->blanks[shard]));
             outcome = SEAL_SEALED;
         }
     }
@@ -401,6 +412,8 @@ static int apply(void *context, struct cargo *cargo, size_t cargo_len, const str
         for (size_t j = 0; j < generation->batches_len; j++)
             flusher->transactions[cargo[i].shard].vector[number_of(generation->batches[j].writer)] =
                 generation->batches[j].high;
+        for (int writer = 0; writer < MEMORY_WRITERS; writer++)
+            flusher->transactions[cargo[i].shard].blanks[writer] |= flusher->blanks[cargo[i].shard][writer];
     }
     for (size_t i = 0; i < updates->len && is_carried_out(fault); i++)
         flusher->transactions[cargo[updates->items[i].cargo].shard]
@@ -425,6 +438,7 @@ static int quarantine(void *context, const struct cargo *cargo, const struct upd
         assert(updates->len == generation->members);
         *row = (struct memory_quarantine){.set_aside = generation->set_aside, .total = cargo->total};
         snprintf(row->id, sizeof(row->id), "%s", generation->id);
+        memcpy(row->blanks, flusher->blanks[cargo->shard], sizeof(row->blanks));
         for (size_t i = 0; i < generation->batches_len; i++) {
             row->low[number_of(generation->batches[i].writer)] = (int)generation->batches[i].low;
             row->high[number_of(generation->batches[i].writer)] = (int)generation->batches[i].high;

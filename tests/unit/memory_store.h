@@ -19,6 +19,7 @@ struct memory_set {
     int64_t score[MEMORY_KEYS];
     int64_t low[MEMORY_WRITERS]; /* the writers "w0", "w1", ...; 0 = nothing of theirs is in it */
     int64_t high[MEMORY_WRITERS];
+    uint64_t blanks[MEMORY_WRITERS]; /* a bit for each batch below 64 that came without any key */
 };
 
 struct memory_redis {
@@ -42,11 +43,13 @@ struct memory_quarantine {
     bool set_aside;
     int64_t total;
     int low[MEMORY_WRITERS], high[MEMORY_WRITERS];
+    uint64_t blanks[MEMORY_WRITERS];
 };
 
 struct memory_postgres {
     int64_t value[MEMORY_KEYS];
     int64_t vector[MEMORY_WRITERS];
+    uint64_t blanks[MEMORY_WRITERS]; /* of the batches that are applied */
     struct memory_row ledger[MEMORY_LEDGER];
     size_t ledger_len;
     struct memory_quarantine quarantine[MEMORY_QUARANTINE];
@@ -81,6 +84,7 @@ struct memory_flusher {
     /* MUTANT_STALE_VECTOR: what it saw at its last seal. */
     struct standing seen[MEMORY_SHARDS];
     int64_t seen_vector[MEMORY_SHARDS][MEMORY_WRITERS];
+    uint64_t blanks[MEMORY_SHARDS][MEMORY_WRITERS]; /* of what it has sealed, or found so */
     bool dead;
     enum memory_fault (*hook)(void *context, struct memory_flusher *flusher); /* before each call; or NULL */
     void (*after)(void *context, struct memory_flusher *flusher);             /* after each call; or NULL */
@@ -115,6 +119,9 @@ struct memory_deltas {
     int64_t delta[MEMORY_KEYS];
     int64_t events;
 };
+
+/* Whether it adds nothing: a batch that stands in for one whose content is lost. */
+bool memory_is_blank(const struct memory_deltas *deltas);
 
 /* The step append. `ret_seq`: the writer's durable seq, or, with MEMORY_GAP, the last one that is here. */
 enum memory_append memory_append(struct memory_redis *redis, int writer, int64_t seq, int64_t known_durable,

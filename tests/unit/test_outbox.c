@@ -423,6 +423,45 @@ START_TEST(only_a_shard_that_could_have_been_forgotten_is_probed)
 }
 END_TEST
 
+/* Else who ends with more to send for a shard, all of it on disk, would never ask whether Redis still has
+ * what it acknowledged there. */
+START_TEST(a_shard_in_doubt_is_probed_until_redis_answers)
+{
+    uint32_t shard = keyspace_shard(keyspace_hash(span_of("0")), SHARDS);
+    struct outbox_loss loss;
+
+    set_up_with(SIZE_MAX);
+    outbox_doubt(outbox);
+    ck_assert(!outbox_is_in_doubt(outbox));
+    count(0, MICROS_PER_UNIT);
+    settle();
+    outbox_doubt(outbox);
+    ck_assert(outbox_is_in_doubt(outbox));
+    count(0, MICROS_PER_UNIT);
+    swap_if_drained();
+    ck_assert_uint_eq(outbox_spool_next(outbox, shard)->seq, 2);
+    ck_assert_uint_eq(outbox_probe(outbox, shard), 2);
+    outbox_note_durable(outbox, shard, 0);
+    ck_assert(!outbox_is_in_doubt(outbox));
+    ck_assert_uint_eq(outbox_probe(outbox, shard), 0);
+    /* What is in flight tells; a refusal does not. */
+    outbox_doubt(outbox);
+    ck_assert_ptr_nonnull(outbox_next(outbox, shard));
+    ck_assert_uint_eq(outbox_probe(outbox, shard), 0);
+    ck_assert(outbox_is_in_doubt(outbox));
+    ck_assert(outbox_unsend(outbox, shard));
+    ck_assert_uint_eq(outbox_probe(outbox, shard), 2);
+    /* Redis lacks it: the doubt lasts until it is there again. */
+    ck_assert_uint_eq(outbox_rewind(outbox, shard, 0, &loss), 1);
+    ck_assert_uint_eq(outbox_probe(outbox, shard), 0);
+    ck_assert(outbox_is_in_doubt(outbox));
+    ck_assert_uint_eq(outbox_next(outbox, shard)->seq, 1);
+    outbox_acknowledge(outbox, shard, 0);
+    ck_assert(!outbox_is_in_doubt(outbox));
+    tear_down();
+}
+END_TEST
+
 START_TEST(an_idle_shard_that_learns_that_all_is_durable_forgets_it)
 {
     uint32_t shard = keyspace_shard(keyspace_hash(span_of("0")), SHARDS);
@@ -663,6 +702,7 @@ static void add_tests(TCase *tests)
     tcase_add_test(tests, a_key_that_came_to_zero_is_sent_all_the_same);
     tcase_add_test(tests, one_batch_in_flight_and_the_same_one_again);
     tcase_add_test(tests, only_a_shard_that_could_have_been_forgotten_is_probed);
+    tcase_add_test(tests, a_shard_in_doubt_is_probed_until_redis_answers);
     tcase_add_test(tests, an_idle_shard_that_learns_that_all_is_durable_forgets_it);
     tcase_add_test(tests, what_no_history_holds_is_told_as_lost);
     tcase_add_loop_test(tests, what_is_on_disk_is_stored_once_by_the_next_process, 0, 60);

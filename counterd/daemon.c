@@ -488,6 +488,7 @@ static void add_rest(struct pipeline_rest *sum, struct pipeline_rest rest)
 {
     sum->spooled += rest.spooled;
     sum->events += rest.events;
+    sum->missing += rest.missing;
     sum->made |= rest.made;
     sum->fraction_keys += rest.fraction_keys;
     sum->fraction_micros += rest.fraction_micros;
@@ -516,6 +517,8 @@ static int report_end(struct daemon *daemon)
         add_rest(&rest, worker_take_rest(daemon->workers[i]));
     if (daemon->increments)
         add_rest(&rest, increments_take_rest(daemon->increments));
+    if (daemon->replay)
+        rest.missing += replay_missing(daemon->replay);
     log_event(LOG_LEVEL_INFO, "stopped",
               "lines=%" PRIu64 " accepted=%" PRIu64 " appended=%" PRIu64 " kernel_dropped=%" PRIu64,
               status_sum(view, offsetof(struct stats, lines)),
@@ -531,6 +534,11 @@ static int report_end(struct daemon *daemon)
     else if (rest.made)
         log_event(LOG_LEVEL_ERROR, "fanout_dropped",
                   "hint=\"Redis did not take all that stored increments count for besides before the end\"");
+    if (rest.missing > 0)
+        log_event(LOG_LEVEL_ERROR, "increments_lost",
+                  "increments=%" PRIu64
+                  " hint=\"Redis went back, and did not take them again before the end\"",
+                  rest.missing);
     if (rest.fraction_keys > 0) {
         int64_t size = rest.fraction_micros < 0 ? -rest.fraction_micros : rest.fraction_micros;
         log_event(LOG_LEVEL_ERROR, "fractions_dropped",
@@ -538,7 +546,7 @@ static int report_end(struct daemon *daemon)
                   rest.fraction_keys, rest.fraction_micros < 0 ? "-" : "", size / MICROS_PER_UNIT,
                   size % MICROS_PER_UNIT);
     }
-    return rest.events > 0 || rest.made || rest.fraction_keys > 0 ? EX_TEMPFAIL : EX_OK;
+    return rest.events > 0 || rest.missing > 0 || rest.made || rest.fraction_keys > 0 ? EX_TEMPFAIL : EX_OK;
 }
 
 static void done(struct daemon *daemon)

@@ -615,6 +615,19 @@ size_t outbox_history_bytes(const struct outbox *outbox)
     return outbox->history_bytes;
 }
 
+uint64_t outbox_missing_events(const struct outbox *outbox)
+{
+    uint64_t events = 0;
+
+    for (uint32_t i = 0; i < outbox->options.shards; i++) {
+        const struct shard *shard = &outbox->shards[i];
+        for (const struct batch *batch = shard->first; batch; batch = batch->next)
+            if (batch->seq >= shard->cursor_seq && batch->seq <= shard->acknowledged)
+                events += batch->events;
+    }
+    return events;
+}
+
 uint64_t outbox_pending_events(const struct outbox *outbox)
 {
     return outbox->batched_events + (outbox->table ? table_events(outbox->table) : 0);

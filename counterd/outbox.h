@@ -149,6 +149,9 @@ uint64_t outbox_emptied_events(const struct outbox *outbox);
  */
 bool outbox_owes(const struct outbox *outbox);
 
+/* Increments that had been acknowledged, but Redis has gone back, and has not taken them again. */
+uint64_t outbox_missing_events(const struct outbox *outbox);
+
 /* Increments not yet acknowledged: in the draining table and in batches. */
 uint64_t outbox_pending_events(const struct outbox *outbox);
 

@@ -106,6 +106,8 @@ static void tell_waits(struct pipeline *pipeline)
     /* A table that fills and is empty has nothing to wait for. */
     if (stored == pipeline->swaps && table_events(filling_table(pipeline)) == 0)
         stored++;
+    if (TAILQ_EMPTY(&pipeline->waits) || !sender_is_sure(pipeline->sender))
+        return;
     while ((wait = TAILQ_FIRST(&pipeline->waits)) && wait->table < stored) {
         TAILQ_REMOVE(&pipeline->waits, wait, link);
         wait->on_stored(wait->context);
@@ -515,6 +517,7 @@ struct pipeline_rest pipeline_take_rest(struct pipeline *pipeline)
 
     rest.events =
         table_events(filling_table(pipeline)) + outbox_pending_events(pipeline->outbox) - rest.spooled;
+    rest.missing = outbox_missing_events(pipeline->outbox);
     rest.made = !outbox_drained(pipeline->outbox);
     if (batch)
         rest_of_fractions(pipeline, batch, &rest);

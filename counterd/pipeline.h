@@ -66,8 +66,9 @@ struct pipeline_wait {
     TAILQ_ENTRY(pipeline_wait) link;
 };
 
-/* Tells when all that was received before this call is in Redis. Who waits makes the tables swap as soon as
- * the one before is stored, without regard to coalesce_ms; all who wait meanwhile share the next swap. */
+/* Tells when all that was received before this call is in Redis, also if that has gone back meanwhile. Who
+ * waits makes the tables swap as soon as the one before is stored, without regard to coalesce_ms; all who
+ * wait meanwhile share the next swap. */
 void pipeline_wait(struct pipeline *pipeline, struct pipeline_wait *wait);
 void pipeline_cancel(struct pipeline *pipeline, struct pipeline_wait *wait);
 
@@ -85,6 +86,7 @@ void pipeline_finish(struct pipeline *pipeline);
 struct pipeline_rest {
     uint64_t spooled;       /* increments on disk */
     uint64_t events;        /* increments that are nowhere */
+    uint64_t missing;       /* others that Redis had acknowledged, and turned out to lack */
     bool made;              /* some that are in Redis lack what they, or their fractions, were to count for */
     uint64_t fraction_keys; /* keys of which less than a unit is left */
     int64_t fraction_micros; /* their sum */

@@ -298,6 +298,18 @@ void replay_finish(struct replay *replay)
     finish_if_settled(replay);
 }
 
+uint64_t replay_missing(const struct replay *replay)
+{
+    const struct past *past;
+    uint64_t events = 0;
+
+    LIST_FOREACH(past, &replay->pasts, link)
+    {
+        events += outbox_missing_events(sender_outbox(past->sender));
+    }
+    return events;
+}
+
 void replay_free(struct replay *replay)
 {
     if (!replay)

@@ -31,6 +31,9 @@ struct replay *replay_new(const struct replay_options *options);
  * redis.timeout_ms have brought nothing. May call it at once. */
 void replay_finish(struct replay *replay);
 
+/* After on_done: increments that Redis had acknowledged, and turned out to lack, and has not taken again. */
+uint64_t replay_missing(const struct replay *replay);
+
 void replay_free(struct replay *replay);
 
 struct stats *replay_stats(struct replay *replay);

@@ -127,16 +127,6 @@ void sender_send(struct sender *sender)
             send_shard(sender, shard);
 }
 
-static void on_retry(evutil_socket_t fd, short events, void *data)
-{
-    struct sender *sender = data;
-
-    (void)fd;
-    (void)events;
-    memset(sender->refused, 0, sizeof(sender->refused));
-    sender_send(sender);
-}
-
 static bool probe_shard(struct sender *sender, uint32_t shard)
 {
     uint64_t seq = outbox_probe(sender->outbox, shard);
@@ -165,6 +155,25 @@ void sender_make_sure(struct sender *sender)
 bool sender_is_sure(const struct sender *sender)
 {
     return !outbox_is_in_doubt(sender->outbox);
+}
+
+static void retry_later(struct sender *sender)
+{
+    struct timeval pause = clock_timeval(REFUSED_RETRY_MS);
+
+    event_add(sender->retry, &pause);
+}
+
+static void on_retry(evutil_socket_t fd, short events, void *data)
+{
+    struct sender *sender = data;
+
+    (void)fd;
+    (void)events;
+    memset(sender->refused, 0, sizeof(sender->refused));
+    sender_send(sender);
+    if (!sender_is_sure(sender))
+        (void)sender_probe(sender);
 }
 
 static void arm_probe(struct sender *sender)
@@ -247,7 +256,6 @@ static void acknowledge(struct sender *sender, uint32_t shard, uint64_t durable)
 
 static void refuse(struct sender *sender, uint32_t shard, const char *why)
 {
-    struct timeval pause = clock_timeval(REFUSED_RETRY_MS);
     char quoted[LOG_TEXT_BYTES];
 
     counter_add(&sender->options.stats->redis_errors, 1);
@@ -256,7 +264,7 @@ static void refuse(struct sender *sender, uint32_t shard, const char *why)
     outbox_unsend(sender->outbox, shard);
     sender->refused[shard] = true;
     (void)probe_shard(sender, shard);
-    event_add(sender->retry, &pause);
+    retry_later(sender);
     if (log_is_due(&sender->refused_logged_ms))
         log_event(LOG_LEVEL_WARN, "append_refused",
                   "shard=%u error=%s hint=\"kept in memory and sent again until it is taken\"", shard,
@@ -314,6 +322,8 @@ static void on_probed(void *context, uint32_t shard, enum store_reply reply, uin
         send_shard(sender, shard);
     } else if (asks && reply == STORE_APPLIED) {
         outbox_note_durable(sender->outbox, shard, seq);
+    } else if (asks) {
+        retry_later(sender);
     }
     sender->options.on_reply(sender->options.context, false);
 }

@@ -25,6 +25,7 @@ struct store {
     /* redis.wait_replicas: appends of one turn of the loop share a WAIT behind them. */
     struct event *turn_end;
     bool wait_due;
+    bool written; /* the write in front of the WAIT that is answered next was taken */
     struct held held[SHARDS_MAX];
     TAILQ_HEAD(held_parts, once_part) held_parts;
     struct request request; /* the one that is being written */
@@ -67,21 +68,34 @@ static void tell_held(struct store *store, enum store_reply reply, const char *w
     }
 }
 
+static void on_written(void *context, void *tag, const redisReply *reply)
+{
+    struct store *store = context;
+
+    (void)tag;
+    store->written = reply && reply->type == REDIS_REPLY_STATUS;
+}
+
 static void on_wait(void *context, void *tag, const redisReply *reply)
 {
     struct store *store = context;
+    bool covers_all = store->written;
     char why[160];
 
     (void)tag;
+    store->written = false;
     /* Whoever is held is told by on_link_lost(). */
     if (!reply)
         return;
-    if (reply->type == REDIS_REPLY_INTEGER && reply->integer >= store->config->redis.wait_replicas) {
+    if (covers_all && reply->type == REDIS_REPLY_INTEGER &&
+        reply->integer >= store->config->redis.wait_replicas) {
         tell_held(store, STORE_APPLIED, NULL);
         tell_held_parts(store, ONCE_APPLIED, NULL);
         return;
     }
-    if (reply->type == REDIS_REPLY_INTEGER)
+    if (!covers_all)
+        snprintf(why, sizeof(why), "no write before WAIT");
+    else if (reply->type == REDIS_REPLY_INTEGER)
         snprintf(why, sizeof(why), "%lld of %" PRId64 " replicas have it within %" PRId64 " ms",
                  reply->integer, store->config->redis.wait_replicas, store->config->redis.timeout_ms);
     else
@@ -90,7 +104,23 @@ static void on_wait(void *context, void *tag, const redisReply *reply)
     tell_held_parts(store, ONCE_REFUSED, why);
 }
 
-/* WAIT covers all that Redis has done on this connection before it, so also what another append found done.
+/* The record of how many shards there are, as it is. */
+static void send_write(struct store *store)
+{
+    struct link_command command = {.callback = on_written};
+    char key[REDIS_KEY_BYTES];
+
+    keyspace_shards_key(key, store->config->lanes[0].namespace);
+    request_begin(&store->request);
+    request_add_text(&store->request, "SET");
+    request_add_text(&store->request, key);
+    request_add_number(&store->request, store->config->shards);
+    command.bytes = request_end(&store->request);
+    (void)link_send(store->link, &command);
+}
+
+/* WAIT covers all that Redis had done by the last write of this connection (since 7.2; before, by its last
+ * command). What an append finds done, a connection that was lost may have written. So one more goes ahead.
  */
 static void on_turn_end(evutil_socket_t fd, short events, void *data)
 {
@@ -102,6 +132,7 @@ static void on_turn_end(evutil_socket_t fd, short events, void *data)
     if (!store->wait_due || !link_ready(store->link))
         return;
     store->wait_due = false;
+    send_write(store);
     request_begin(&store->request);
     request_add_text(&store->request, "WAIT");
     request_add_number(&store->request, store->config->redis.wait_replicas);
@@ -344,7 +375,7 @@ static void on_link_lost(void *context, enum link_state state, const struct erro
 {
     struct store *store = context;
 
-    store->wait_due = false;
+    store->wait_due = store->written = false;
     memset(store->held, 0, sizeof(store->held));
     tell_held_parts(store, ONCE_UNKNOWN, NULL);
     store->callbacks.on_lost(store->callbacks.context, state, error);

@@ -1,6 +1,7 @@
 """redis_server - a Redis of the test's own, and a client that speaks to it"""
 
 import collections
+import contextlib
 import shutil
 import signal
 import socket
@@ -162,6 +163,20 @@ class Redis(Server):
     def seal(self, shard, gen):
         """What a flusher does that dies right after it."""
         return self.script("seal", shard, gen)
+
+    def endless_script(self):
+        """Returns when SCRIPT KILL has come."""
+        client = RespClient(self.path, self.password)
+        with contextlib.suppress(RedisError):
+            client.call("EVAL", "while true do end", 0)
+        client.close()
+
+    def is_busy(self):
+        try:
+            self.call("PING")
+        except RedisError as error:
+            return str(error).startswith("BUSY")
+        return False
 
     def backup(self):
         """What it has on disk at this moment, while it goes on; for restore()."""

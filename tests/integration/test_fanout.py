@@ -101,6 +101,15 @@ class Fanout(harness.Case):
         counterd.settle(30000)
         self.assertEqual(self.redis.pending(), expected)
 
+    def test_what_a_stop_could_not_store_of_it_is_told(self):
+        """Redis has the event, and has no room for what it is fanned out to."""
+        self.redis.call("ZADD", "{counterd:0}:open", 2**53 - 1, "site.posts")
+        counterd = self.counterd(shards=1, redis={"url": self.redis.url, "timeout_ms": 1000})
+        counterd.send_udp(["post.other:7|c"])
+        counterd.wait_event("append_refused")
+        self.assertEqual(counterd.stop(), harness.EXIT_TEMPFAIL, counterd.tail())
+        self.assertEqual(len(counterd.events("fanout_dropped")), 1)
+
     def test_a_key_that_would_be_too_long_is_counted_as_left_out(self):
         self.config["fanout"] = [{"match": "a.{x}", "also": ["longer.{x}", "all"]}]
         counterd = self.counterd()

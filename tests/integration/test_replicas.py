@@ -62,6 +62,26 @@ class Replicas(harness.Replicated):
             self.assertEqual(stream.makefile("rb").readline(), b"SYNCED x\n")
         self.assertEqual(self.replica.pending(), {"a": 2})
 
+    def waits(self):
+        """Whether somebody waits for the replica."""
+        return b"cmd=wait" in self.primary.call("CLIENT", "LIST")
+
+    def test_what_another_connection_had_applied_is_waited_for_too(self):
+        """Its answer was lost; the next connection has written nothing that a replica could lack."""
+        self.start_replica()
+        proxy = harness.Proxy(self.dir / "proxy.sock", self.primary.path)
+        self.addCleanup(proxy.close)
+        counterd = self.ready(redis={**self.config["redis"], "url": f"unix://{proxy.path}?db=0", "timeout_ms": 30000})
+        self.replica.signal(signal.SIGSTOP)
+        proxy.cut(lambda request: b"\r\na\r\n" in request)
+        counterd.send_udp(["a:1|c"])
+        counterd.wait_event("redis_lost")
+        harness.wait_until(lambda: self.waits() or counterd.status()["pending"] == 0, what="the next one's answer")
+        self.assertEqual((counterd.status()["pending"], self.primary.pending()), (1, {"a": 1}))
+        self.replica.signal(signal.SIGCONT)
+        counterd.settle(1)
+        self.assertEqual(self.replica.pending(), {"a": 1})
+
     def test_what_is_acknowledged_survives_a_failover(self):
         """Both the daemon and the primary die at once, right after an answer."""
         self.start_replica()

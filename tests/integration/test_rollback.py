@@ -9,6 +9,7 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -168,6 +169,21 @@ class Living(RollbackCase):
         self.assertEqual(self.counters(), {"a": 11})
         self.audit(config=config)
 
+    def test_a_daemon_that_stops_asks_again_when_redis_was_busy(self):
+        proxy, through = self.proxied_redis()
+        counterd = self.counterd(shards=1, redis={**through, "timeout_ms": 2000})
+        config = self.write_config("f.json", shards=1)
+        self.mix_while_idle(counterd, config)
+        self.redis.call("CONFIG", "SET", "busy-reply-threshold", 1)
+        script = threading.Thread(target=self.redis.endless_script)
+        script.start()
+        harness.wait_until(self.redis.is_busy, what="Redis is busy")
+        proxy.hold(lambda request: b"-- probe:" in request, lambda: self.redis.call("SCRIPT", "KILL"))
+        self.assertEqual(counterd.stop(), harness.EXIT_OK, counterd.tail())
+        script.join()
+        self.flush(config=config)
+        self.assertEqual(self.counters(), {"a": 11})
+
     def test_a_daemon_that_stops_waits_to_ask(self):
         """Redis comes back with less, and counterd is told to stop before it has connected again: with and without a spool."""
         for number, changes in enumerate(({}, {"spool_dir": str(self.dir)})):
@@ -183,6 +199,99 @@ class Living(RollbackCase):
             self.assertEqual(self.redis.pending()[key], 7)
         self.flush(code=None)
         self.assertEqual(self.counters(), {"key.0": 7, "key.1": 7})
+
+    def away_with_less(self, counterd, backup):
+        """Redis goes back and is up again, while counterd still waits to connect."""
+        self.redis.restore(backup)
+        counterd.wait_event("redis_lost", len(counterd.events("redis_lost")) + 7)
+        self.redis.start()
+
+    def test_a_daemon_that_stops_asks_though_the_rest_is_on_disk(self):
+        """What is on disk tells the next process nothing of what came before it, and was in Redis only."""
+        changes = {"shards": 1, "spool_dir": str(self.dir)}
+        counterd = self.counterd(**changes)
+        backup = self.redis.backup()
+        self.send(counterd, {"a": 7})
+        self.redis.kill()
+        counterd.send_udp(["a:1|c"])
+        harness.wait_until(lambda: counterd.status()["spool"]["increments"] == 1, what="one on disk")
+        self.away_with_less(counterd, backup)
+        self.assertEqual(counterd.stop(), harness.EXIT_OK, counterd.tail())
+        again = self.counterd("again", **changes)
+        again.wait_event("replayed")
+        self.assertEqual(self.redis.pending(), {"a": 8})
+
+    def replayed(self, **changes):
+        """A daemon that has stored what a dead one had on disk."""
+        changes = {"shards": 1, "spool_dir": str(self.dir), **changes}
+        self.redis.kill()
+        counterd = self.counterd(**changes)
+        counterd.send_udp(["a:7|c"])
+        harness.wait_until(lambda: counterd.status()["spool"]["increments"] == 1, what="one on disk")
+        counterd.kill()
+        self.redis.start()
+        again = self.counterd("again", **changes)
+        again.wait_event("replayed")
+        return again
+
+    def test_a_daemon_that_stops_asks_for_what_it_has_replayed(self):
+        backup = self.redis.backup()
+        again = self.replayed()
+        self.away_with_less(again, backup)
+        self.assertEqual(again.stop(), harness.EXIT_OK, again.tail())
+        self.assertEqual(self.redis.pending(), {"a": 7})
+
+    def fill(self, key):
+        """So that Redis takes no more of it until the next seal."""
+        self.redis.call("ZADD", "{counterd:0}:open", 2**53 - 1, key)
+
+    def full_with_less(self, counterd, backup):
+        """Redis goes back, and then has no room for what it lacks."""
+        counterd.signal(signal.SIGSTOP)
+        self.redis.roll_back(backup)
+        self.fill("a")
+        counterd.signal(signal.SIGCONT)
+        counterd.wait_event("redis_went_back")
+        counterd.wait_event("append_refused")
+
+    def test_what_was_replayed_is_kept_until_redis_has_it_again(self):
+        backup = self.redis.backup()
+        again = self.replayed()
+        self.full_with_less(again, backup)
+        # It looks every five seconds whether all is in Postgres; a batch that is refused is sent again four times a second.
+        harness.wait_until(lambda: again.status()["redis"]["errors"] >= 25, what=lambda: again.status()["redis"])
+        self.redis.call("ZREM", "{counterd:0}:open", "a")
+        harness.wait_until(lambda: self.redis.pending() == {"a": 7}, what=lambda: self.redis.pending())
+
+    def test_what_a_stop_can_not_store_again_is_told(self):
+        """Redis lacks what it had acknowledged, and does not take it: that is as bad as what it never had."""
+        counterd = self.counterd(shards=1, redis={"url": self.redis.url, "timeout_ms": 1000})
+        backup = self.redis.backup()
+        self.send(counterd, {"a": 7})
+        self.full_with_less(counterd, backup)
+        self.assertEqual(counterd.stop(), harness.EXIT_TEMPFAIL, counterd.tail())
+        self.assertEqual([line["increments"] for line in counterd.events("increments_lost")], ["1"])
+
+    def test_what_a_stop_can_not_replay_again_is_told(self):
+        backup = self.redis.backup()
+        again = self.replayed(redis={"url": self.redis.url, "timeout_ms": 1000})
+        self.full_with_less(again, backup)
+        self.assertEqual(again.stop(), harness.EXIT_TEMPFAIL, again.tail())
+        self.assertEqual([line["increments"] for line in again.events("increments_lost")], ["1"])
+
+    def test_synced_is_not_said_while_redis_may_have_gone_back(self):
+        counterd = self.counterd()
+        backup = self.redis.backup()
+        with socket.create_connection(counterd.address("tcp"), timeout=harness.DEADLINE_S) as stream:
+            answers = stream.makefile("rb")
+            stream.sendall(b"a:7|c\nSYNC one\n")
+            self.assertEqual(answers.readline(), b"SYNCED one\n")
+            self.redis.restore(backup)
+            counterd.wait_event("redis_lost")
+            stream.sendall(b"SYNC two\n")
+            self.redis.start()
+            self.assertEqual(answers.readline(), b"SYNCED two\n")
+            self.assertEqual(self.redis.pending(), {"a": 7})
 
     def test_emptied(self):
         """FLUSHALL after all was flushed: what comes after counts on from what Postgres has, and the audit balances."""

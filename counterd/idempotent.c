@@ -198,8 +198,13 @@ static void on_ready(void *context)
 static void on_lost(void *context, enum link_state state, const struct error *error)
 {
     struct idempotent *idempotent = context;
+    struct attempt *attempt;
 
     (void)state;
+    LIST_FOREACH(attempt, &idempotent->under_way, link)
+    {
+        once_doubt(attempt->once);
+    }
     trouble_set(&idempotent->stats->trouble, error->text);
     atomic_store(&idempotent->stats->keyed_away, true);
 }

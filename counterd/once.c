@@ -123,7 +123,10 @@ uint64_t once_tell(struct once *once, struct once_part *part, enum once_outcome 
     case ONCE_FOUND:
         part->stage = ONCE_DONE;
         once->fresh |= ours;
-        return ours ? part->events : 0;
+        if (!ours || part->counted)
+            break;
+        part->counted = true;
+        return part->events;
     case ONCE_OTHER:
         once->differs = true;
         break;
@@ -134,6 +137,13 @@ uint64_t once_tell(struct once *once, struct once_part *part, enum once_outcome 
         break;
     }
     return 0;
+}
+
+void once_doubt(struct once *once)
+{
+    for (size_t i = 0; i < once->parts_len; i++)
+        if (once->parts[i].stage == ONCE_DONE)
+            once->parts[i].stage = ONCE_TO_SEND;
 }
 
 bool once_is_idle(const struct once *once)

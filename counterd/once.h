@@ -44,6 +44,7 @@ struct once_part {
     size_t items_len; /* 0 in the home shard when it has no key of the request: then it is the marker alone */
     enum once_stage stage;
     bool resent;                 /* an earlier try may have been applied */
+    bool counted;                /* once_tell() has said so */
     bool found;                  /* the store's: Redis had it already */
     TAILQ_ENTRY(once_part) held; /* the store's */
 };
@@ -85,10 +86,13 @@ enum once_outcome {
     ONCE_UNKNOWN,
 };
 
-/* What became of a part that was sent. Returns how many increments are in Redis now by this request; of a
- * part that is found after its answer was lost, that is a guess, as an earlier request may have brought it.
- */
+/* What became of a part that was sent. Returns how many increments are in Redis now by this request, once for
+ * each part; of one that is found after its answer was lost, that is a guess, as an earlier request may have
+ * brought it. */
 uint64_t once_tell(struct once *once, struct once_part *part, enum once_outcome outcome);
+
+/* Redis may have gone back in time: what it has applied, and has not been answered for, is sent again too. */
+void once_doubt(struct once *once);
 
 /* Whether no part is on its way. */
 bool once_is_idle(const struct once *once);

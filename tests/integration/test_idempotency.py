@@ -132,6 +132,23 @@ class Idempotency(harness.Case):
         status = counterd.status()
         self.assertEqual((status["accepted"], status["appended"]["increments"]), (240, 240))
 
+    def test_redis_goes_back_between_shards(self):
+        """It has not been answered yet, so all of it is in Redis when it is."""
+        counterd = self.proxied()
+        backup = self.redis.backup()
+        skip, answers = iter(range(1)), []
+        self.proxy.hold(lambda data: is_append(data) and next(skip, None) is None, lambda: self.redis.restore(backup),
+                        before=True)
+        client = threading.Thread(target=lambda: answers.append(post(counterd, "k")))
+        client.start()
+        self.proxy.wait_released()
+        self.redis.start()
+        client.join()
+        self.assertEqual(answers, [(200, {"accepted": 40, "rejected": 0, "rejects": []})])
+        self.assertEqual(self.redis.pending(), SUMS)
+        status = counterd.status()
+        self.assertEqual((status["received"]["lines"], status["appended"]["increments"]), (40, 40))
+
     def test_no_answer_in_time(self):
         counterd = self.ready(redis={"url": self.redis.url, "timeout_ms": 200})
         self.redis.signal(signal.SIGSTOP)

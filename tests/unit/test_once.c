@@ -237,6 +237,33 @@ START_TEST(refused_is_sent_again)
 }
 END_TEST
 
+/* All but one part are applied, then the connection is lost; Redis may have gone back to before it all. */
+START_TEST(in_doubt_it_is_sent_again_and_counted_once)
+{
+    struct once *once = request("k", "body", ONES);
+    struct once_part *part;
+    uint64_t counted = 0;
+
+    for (int i = 0; i < SHARDS - 1; i++) {
+        part = once_next(once);
+        counted += once_tell(once, part, append(part));
+    }
+    part = once_next(once);
+    (void)once_tell(once, part, ONCE_UNKNOWN);
+    if (_i == 1)
+        memset(shards, 0, sizeof(shards));
+    once_doubt(once);
+    ck_assert_ptr_eq(once_next(once), &once->parts[0]);
+    ck_assert_ptr_null(once_next(once));
+    for (part = &once->parts[0]; part; part = once_next(once))
+        counted += once_tell(once, part, append(part));
+    ck_assert_int_eq(once_verdict(once), ONCE_STORED);
+    ck_assert_uint_eq(counted, KEYS);
+    expect_stored(ONES, 1);
+    once_free(once);
+}
+END_TEST
+
 static unsigned seed;
 
 static unsigned dice(unsigned sides)
@@ -312,6 +339,7 @@ static void add_tests(TCase *tests)
     tcase_add_test(tests, the_home_shard_goes_first);
     tcase_add_test(tests, the_writer_is_of_token_and_body);
     tcase_add_test(tests, refused_is_sent_again);
+    tcase_add_loop_test(tests, in_doubt_it_is_sent_again_and_counted_once, 0, 2);
     tcase_add_loop_test(tests, whatever_is_lost_it_counts_once, 0, 10);
 }
 

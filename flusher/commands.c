@@ -221,7 +221,8 @@ static int flush_all(struct session *session, struct run_metrics *metrics, struc
         if (r < 0 && result.failure == 0)
             log_error(LOG_LEVEL_ERROR, "run_not_recorded", error);
     }
-    if (result.failure == 0 && r == 0) {
+    /* One that was told to stop has not seen all shards. */
+    if (result.failure == 0 && r == 0 && result.shards == session->config->shards) {
         r = prune_requests(session->postgres, session->source, session->config, error);
         if (r == 0)
             r = prune_books(session->postgres, session->config, error);

@@ -166,6 +166,16 @@ class Commands(harness.Case):
         self.flusher("audit", config=config)
         self.assertEqual(self.query("select pruned_total from counterd.shards"), [["1"]])
 
+    def test_a_clock_that_was_ahead_is_not_believed_for_long(self):
+        """Neither of a shard with traffic nor of an idle one."""
+        counterd = self.counterd(shards=2)
+        config = self.write_config("f.json", shards=2)
+        self.flush(config=config)
+        self.query("update counterd.shards set fresh_until = now() + interval '1 year'")
+        self.send(counterd, ["a:1|c"])
+        self.flush(config=config)
+        self.assertEqual(self.query("select fresh_until <= now() from counterd.shards"), [["t"], ["t"]])
+
     def test_status_tells_what_is_pending(self):
         counterd = self.counterd()
         self.send(counterd, [f"key.{n}:1|c" for n in range(50)])

@@ -105,7 +105,9 @@ class Living(RollbackCase):
         self.flush(config=config)
         self.roll_back(backup)
         self.send(counterd, {"a": 10})
+        fresh = self.query("select fresh_until from counterd.freshness")
         done = self.flush(config=config, code=harness.EXIT_TEMPFAIL)
+        self.assertEqual(self.query("select fresh_until from counterd.freshness"), fresh)
         [line] = [harness.parse_log_line(line) for line in done.err.splitlines() if "event=quarantined" in line]
         self.assertEqual((line["level"], line["shard"], line["part"], line["keys"], line["increments"]),
                          ("error", "0", "sealed", "1", "11"))

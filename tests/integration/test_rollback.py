@@ -560,6 +560,40 @@ class Replicas(harness.Replicated, RollbackCase):
         failed_over = self.write_config("failed_over.json", shards=1, redis={"url": self.replica.url})
         self.assertEqual(self.audit(config=failed_over)["accepted"], 15)
 
+    def test_failover_within_a_run(self):
+        """What the old primary sealed ahead before it died, and the new one did not, is sealed again."""
+        config = {"namespace": "other", "shards": 32}
+        port = harness.free_port()
+        second = self.track(harness.Redis(self.dir, "second", tcp_port=port, settings=[
+            "--replicaof", "127.0.0.1", self.primary.tcp_port])).start()
+        third = self.track(harness.Redis(self.dir, "third", settings=["--replicaof", "127.0.0.1", port])).start()
+        keys = [f"key.{n}" for n in range(200)]
+        daemon = self.counterd("other", redis={"url": self.primary.url}, **config)
+        self.send(daemon, {key: 1 for key in keys})
+        daemon.stop()
+        harness.wait_until(lambda: third.pending("other") == self.primary.pending("other"), what="all have it")
+        proxy = harness.Proxy(self.dir / "failover.sock", self.primary.path)
+        self.addCleanup(proxy.close)
+
+        ahead = threading.Event()
+
+        def is_wait(request):
+            if request.count(b"ZRANGE") > 1:
+                second.call("REPLICAOF", "NO", "ONE")
+                ahead.set()
+            return ahead.is_set() and b"WAIT" in request
+
+        def fail_over():
+            self.primary.kill()
+            proxy.upstream = second.path
+
+        proxy.hold(is_wait, fail_over, before=True)
+        self.flush(config=self.write_config("f.json", redis={
+            "url": f"unix://{proxy.path}", "wait_replicas": 1, "timeout_ms": 30000}, **config))
+        self.assertEqual(proxy.times, 0, "no WAIT was seen")
+        self.assertEqual(self.counters(), {key: 1 for key in keys})
+        self.assertEqual(second.pending("other"), {})
+
 
 if __name__ == "__main__":
     harness.main()

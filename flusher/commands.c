@@ -176,11 +176,10 @@ static void write_metrics(struct session *session, struct run_metrics *metrics)
 /* A run that can't see to the partitions flushes all the same: those of the next days are there by now. */
 static void keep_partitions(struct session *session)
 {
-    struct partitions_options options = {session->config, clock_unix_ms() / 1000};
     struct partitions_kept kept;
     struct error error;
 
-    if (partitions_keep(session->postgres, &options, &kept, &error) < 0)
+    if (partitions_keep(session->postgres, &session->plan->partitions, &kept, &error) < 0)
         log_error(LOG_LEVEL_WARN, "partitions_not_kept", &error);
     if (kept.made > 0 || kept.dropped > 0 || kept.postponed > 0)
         log_event(LOG_LEVEL_INFO, "partitions", "made=%zu dropped=%zu postponed=%zu", kept.made, kept.dropped,

@@ -18,6 +18,7 @@
 #include "flusher/progress.h"
 #include "flusher/prune.h"
 #include "flusher/quarantine.h"
+#include "flusher/resume.h"
 #include "flusher/source_redis.h"
 #include "flusher/whole.h"
 #include "lib/clock.h"
@@ -186,6 +187,23 @@ static void keep_partitions(struct session *session)
                   kept.postponed);
 }
 
+/* After a pass in which every shard was flushed. */
+static int tidy(struct session *session, struct error *error)
+{
+    int r = resume_idle(session->postgres, session->source, session->config, error);
+
+    if (r < 0) {
+        log_error(LOG_LEVEL_ERROR, "resume_failed", error);
+        return r;
+    }
+    r = prune_requests(session->postgres, session->source, session->config, error);
+    if (r == 0)
+        r = prune_books(session->postgres, session->config, error);
+    if (r < 0)
+        log_error(LOG_LEVEL_ERROR, "prune_failed", error);
+    return r;
+}
+
 static int flush_all(struct session *session, struct run_metrics *metrics, struct error *error)
 {
     bool watched =
@@ -221,13 +239,8 @@ static int flush_all(struct session *session, struct run_metrics *metrics, struc
             log_error(LOG_LEVEL_ERROR, "run_not_recorded", error);
     }
     /* One that was told to stop has not seen all shards. */
-    if (result.failure == 0 && r == 0 && result.shards == session->config->shards) {
-        r = prune_requests(session->postgres, session->source, session->config, error);
-        if (r == 0)
-            r = prune_books(session->postgres, session->config, error);
-        if (r < 0)
-            log_error(LOG_LEVEL_ERROR, "prune_failed", error);
-    }
+    if (result.failure == 0 && r == 0 && result.shards == session->config->shards)
+        r = tidy(session, error);
     r = failure_worse(result.failure, r);
     take_metrics(metrics, &result);
     jobs_result_done(&result, session->config);

@@ -18,6 +18,7 @@
 #include "flusher/progress.h"
 #include "flusher/prune.h"
 #include "flusher/quarantine.h"
+#include "flusher/resume.h"
 #include "flusher/source_redis.h"
 #include "flusher/whole.h"
 #include "lib/clock.h"
@@ -176,15 +177,31 @@ static void write_metrics(struct session *session, struct run_metrics *metrics)
 /* A run that can't see to the partitions flushes all the same: those of the next days are there by now. */
 static void keep_partitions(struct session *session)
 {
-    struct partitions_options options = {session->config, clock_unix_ms() / 1000};
     struct partitions_kept kept;
     struct error error;
 
-    if (partitions_keep(session->postgres, &options, &kept, &error) < 0)
+    if (partitions_keep(session->postgres, &session->plan->partitions, &kept, &error) < 0)
         log_error(LOG_LEVEL_WARN, "partitions_not_kept", &error);
     if (kept.made > 0 || kept.dropped > 0 || kept.postponed > 0)
         log_event(LOG_LEVEL_INFO, "partitions", "made=%zu dropped=%zu postponed=%zu", kept.made, kept.dropped,
                   kept.postponed);
+}
+
+/* After a pass in which every shard was flushed. */
+static int tidy(struct session *session, struct error *error)
+{
+    int r = resume_idle(session->postgres, session->source, session->config, error);
+
+    if (r < 0) {
+        log_error(LOG_LEVEL_ERROR, "resume_failed", error);
+        return r;
+    }
+    r = prune_requests(session->postgres, session->source, session->config, error);
+    if (r == 0)
+        r = prune_books(session->postgres, session->config, error);
+    if (r < 0)
+        log_error(LOG_LEVEL_ERROR, "prune_failed", error);
+    return r;
 }
 
 static int flush_all(struct session *session, struct run_metrics *metrics, struct error *error)
@@ -221,13 +238,9 @@ static int flush_all(struct session *session, struct run_metrics *metrics, struc
         if (r < 0 && result.failure == 0)
             log_error(LOG_LEVEL_ERROR, "run_not_recorded", error);
     }
-    if (result.failure == 0 && r == 0) {
-        r = prune_requests(session->postgres, session->source, session->config, error);
-        if (r == 0)
-            r = prune_books(session->postgres, session->config, error);
-        if (r < 0)
-            log_error(LOG_LEVEL_ERROR, "prune_failed", error);
-    }
+    /* One that was told to stop has not seen all shards. */
+    if (result.failure == 0 && r == 0 && result.shards == session->config->shards)
+        r = tidy(session, error);
     r = failure_worse(result.failure, r);
     take_metrics(metrics, &result);
     jobs_result_done(&result, session->config);

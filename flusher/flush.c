@@ -334,6 +334,7 @@ static void report(const struct flush *flush, const struct cargo *cargo, struct 
     result->parked += cargo->tally.parked_keys;
     result->dropped += cargo->tally.dropped_keys;
     result->quarantined += cargo->quarantined;
+    result->mixed |= cargo->verdict == VERDICT_MIXED;
     if (cargo->quarantined && flush->on_quarantine)
         flush->on_quarantine(cargo->shard, &cargo->generation, cargo->keys, cargo->total);
 }

@@ -27,7 +27,9 @@ struct flush_result {
     int64_t keys, total, events;
     int64_t parked, dropped; /* keys of those */
     int64_t quarantined;     /* generations */
-    int64_t fresh_ms; /* nothing accepted before this moment was pending; 0 when the sink was told itself */
+    bool mixed;              /* some had to go into quarantine: what they held may be sent again */
+    int64_t fresh_ms; /* unless it is mixed, nothing accepted before this moment was pending; 0 when the sink
+                       * was told itself */
 };
 
 struct flush {

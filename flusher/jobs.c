@@ -109,14 +109,16 @@ static void flush_one(struct job *job, int64_t shard)
 {
     struct flush_result flushed;
     struct error error;
+    bool mixed = false;
     int r = FAILURE_UNAVAILABLE;
 
     /* Twice, so that a connection that was cut, or a server that was restarted, does not end the pass. */
     for (int attempt = 0; attempt < 2 && r == FAILURE_UNAVAILABLE; attempt++) {
         r = flush_shard(&job->flush, (uint32_t)shard, &flushed, &error);
         add_flushed(job, shard, &flushed);
+        mixed |= flushed.mixed;
     }
-    if (r == 0)
+    if (r == 0 && !mixed)
         job->pass->result->fresh_ms[shard] = flushed.fresh_ms;
     note_shard(job, shard, r, &error);
     atomic_fetch_add(&job->pass->done, 1);

@@ -356,11 +356,12 @@ static int lock_shard(struct deciding *deciding, int64_t shard, struct error *er
 static int decide_page(struct deciding *deciding, int64_t shard, struct page *page, struct error *error)
 {
     int64_t after = page->last_id;
-    struct parked_result done = {0};
+    struct parked_result done;
     int r = FAILURE_COLLISION;
 
     for (int i = 0; i < TRANSACTIONS_MAX && r == FAILURE_COLLISION; i++) {
         page->last_id = after;
+        done = (struct parked_result){0};
         r = postgres_begin(deciding->postgres, error);
         if (r == 0)
             r = lock_shard(deciding, shard, error);

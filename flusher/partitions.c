@@ -5,11 +5,28 @@
 #include <time.h>
 
 #include "flusher/failure.h"
+#include "lib/clock.h"
 
 #define DAY_S INT64_C(86400)
 
 /* "20261121", as the names end: they sort by time. */
 #define DAY_NAME_BYTES 16
+
+int partitions_now(struct postgres *postgres, int64_t *ret_now_s, struct error *error)
+{
+    struct parameters parameters = {0};
+    struct pg_result *rows;
+    int r;
+
+    parameters_bigint(&parameters, clock_unix_ms() / 1000);
+    r = postgres_execute(postgres, "SELECT LEAST($1::bigint, trunc(extract(epoch FROM now()))::bigint)",
+                         &parameters, &rows, error);
+    if (r < 0)
+        return r;
+    *ret_now_s = rows_bigint(rows, 0, 0);
+    rows_free(rows);
+    return 0;
+}
 
 static void name_day(int64_t day, char ret_name[DAY_NAME_BYTES])
 {

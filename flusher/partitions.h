@@ -17,8 +17,12 @@
 
 struct partitions_options {
     const struct config *config; /* borrowed */
-    int64_t now_s;               /* unix */
+    int64_t now_s;               /* unix: partitions_now() */
 };
+
+/* The earlier of this machine's clock and Postgres's: one that is ahead makes days look expired, whose rows
+ * nobody could bring back. */
+MUST_CHECK int partitions_now(struct postgres *postgres, int64_t *ret_now_s, struct error *error);
 
 struct partitions_kept {
     size_t made, dropped;

@@ -6,7 +6,6 @@
 
 #include "flusher/failure.h"
 #include "flusher/whole.h"
-#include "lib/clock.h"
 
 /* Of pg_type, fixed in Postgres. */
 enum {
@@ -512,7 +511,7 @@ int plan_make(struct postgres *postgres, const struct config *config, struct pla
     }
     plan->targets = targets;
     plan->lane = config->lane;
-    plan->partitions = (struct partitions_options){config, clock_unix_ms() / 1000};
+    plan->partitions.config = config;
     for (size_t i = 0; r == 0 && i < targets->len; i++) {
         struct planned *planned = &plan->items[i];
         planned->target = &targets->items[i];
@@ -526,6 +525,8 @@ int plan_make(struct postgres *postgres, const struct config *config, struct pla
         }
         plan->has_own_tables |= !planned->counters || planned->target->rollups_len > 0;
     }
+    if (r == 0 && plan->has_days)
+        r = partitions_now(postgres, &plan->partitions.now_s, error);
     if (r < 0)
         plan_free(plan);
     else

@@ -101,15 +101,20 @@ int prune_requests(struct postgres *postgres, struct source_redis *source, const
     return len < 0 ? len : 0;
 }
 
-/* Statements that give one row with how many rows they have removed. $1 namespace, $2 days, $3 rows at most;
- * of the ledger's $4, the least id of that age: it only helps to find them, as the primary key is the one
- * index. Shards that are being flushed are left out. */
+/* Statements that give one row with how many rows they have removed: all, when less than $3. $1 namespace, $2
+ * days; of the ledger's $4, the least id of that age: it only helps to find them, as the primary key is the
+ * one index. Of each shard the two newest of those found stay, and what Redis goes by now: three at most, so
+ * that is by how many more are looked at. Shards that are being flushed are left out. */
 static const char prune_ledger[] =
-    "WITH old AS (SELECT l.shard, l.gen FROM counterd.ledger AS l"
+    "WITH found AS (SELECT shard, gen, applied_at FROM counterd.ledger WHERE namespace = $1 AND gen < $4"
+    " AND applied_at < now() - make_interval(days => $2::integer) ORDER BY gen"
+    " LIMIT $3::bigint + 3 * (SELECT count(*) FROM counterd.shards WHERE namespace = $1)),"
+    " aged AS (SELECT shard, gen, row_number() OVER (PARTITION BY shard ORDER BY applied_at DESC, gen DESC)"
+    " AS age FROM found),"
+    " old AS (SELECT l.shard, l.gen FROM aged AS l"
     " JOIN counterd.shards AS s ON s.namespace = $1 AND s.shard = l.shard"
     " LEFT JOIN counterd.ledger AS head ON head.namespace = $1 AND head.gen = s.head_gen"
-    " WHERE l.namespace = $1 AND l.gen < $4 AND l.gen <> s.head_gen AND l.gen IS DISTINCT FROM head.prev_gen"
-    " AND l.applied_at < now() - make_interval(days => $2::integer) ORDER BY l.gen LIMIT $3::bigint),"
+    " WHERE l.age > 2 AND l.gen <> s.head_gen AND l.gen IS DISTINCT FROM head.prev_gen),"
     " locked AS (SELECT shard FROM counterd.shards WHERE namespace = $1 AND shard IN (SELECT shard FROM old)"
     " ORDER BY shard FOR UPDATE SKIP LOCKED),"
     " gone AS (DELETE FROM counterd.ledger AS l USING old, locked WHERE l.namespace = $1 AND l.gen = old.gen"
@@ -152,7 +157,7 @@ static int prune_pieces(struct postgres *postgres, const struct config *config, 
 
     do
         len = prune_rows(postgres, config, sql, least_id, error);
-    while (len == PIECE_ROWS && clock_monotonic_ms() < until_ms);
+    while (len >= PIECE_ROWS && clock_monotonic_ms() < until_ms);
     return len < 0 ? len : 0;
 }
 

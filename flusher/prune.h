@@ -19,7 +19,8 @@ MUST_CHECK int prune_requests(struct postgres *postgres, struct source_redis *so
 
 /* Rows of counterd.ledger and counterd.runs that are older than flush.keep_days, in the same manner. The
  * newest row of each shard stays, however old, and the one before it, by which Redis goes until it has
- * released the newest. */
+ * released the newest; and so do the two that were the newest keep_days ago, because Redis may go back to
+ * there. */
 MUST_CHECK int prune_books(struct postgres *postgres, const struct config *config, struct error *error);
 
 #endif

@@ -108,13 +108,15 @@ static int insert_run(struct postgres *postgres, const struct config *config, co
 static int update_freshness(struct postgres *postgres, const struct config *config, const int64_t *fresh_ms,
                             struct error *error)
 {
-    /* Locked in order, or two runs that end together could wait for each other. */
+    /* Locked in order, or two runs that end together could wait for each other. It does not go back, unless
+     * the clock of Redis was ahead. */
     static const char sql[] =
         "WITH fresh AS (SELECT shard - 1 AS shard, to_timestamp(ms / 1000.0) AS until"
         " FROM unnest($2::bigint[]) WITH ORDINALITY AS f (ms, shard) WHERE ms > 0),"
         " locked AS (SELECT shard FROM counterd.shards JOIN fresh USING (shard) WHERE namespace = $1"
         " ORDER BY shard FOR NO KEY UPDATE OF shards)"
-        "UPDATE counterd.shards AS s SET fresh_until = GREATEST(s.fresh_until, fresh.until)"
+        "UPDATE counterd.shards AS s SET fresh_until ="
+        " GREATEST(fresh.until, CASE WHEN s.fresh_until <= now() THEN s.fresh_until END)"
         " FROM fresh JOIN locked USING (shard) WHERE s.namespace = $1 AND s.shard = fresh.shard";
     struct parameters parameters = {0};
     struct pgarray times = {0};

@@ -16,6 +16,7 @@
 struct redis {
     const struct config *config;
     redisContext *connection; /* NULL = none */
+    uint64_t connections;     /* so far */
     bool known[SCRIPT_COUNT]; /* scripts that the server had when this connection last ran them */
 };
 
@@ -194,10 +195,16 @@ int redis_connect(struct redis *redis, struct error *error)
     if (!redis->connection || redis->connection->err ||
         redisSetTimeout(redis->connection, timeout) != REDIS_OK)
         return lose_connection(redis, "can't connect to Redis", error);
+    redis->connections++;
     r = introduce(redis, error);
     if (r < 0)
         disconnect(redis);
     return r;
+}
+
+uint64_t redis_connection(const struct redis *redis)
+{
+    return redis->connection ? redis->connections : 0;
 }
 
 int redis_command(struct redis *redis, const char *const *words, struct redisReply **ret_reply,

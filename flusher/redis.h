@@ -22,6 +22,9 @@ void redis_free(struct redis *redis);
 /* So that redis_send() may be used; everything else does it by itself. */
 MUST_CHECK int redis_connect(struct redis *redis, struct error *error);
 
+/* Which connection it is, counted from 1; 0 = none. */
+uint64_t redis_connection(const struct redis *redis);
+
 /* One command, its words up to a NULL. `ret_reply` may be NULL. */
 MUST_CHECK int redis_command(struct redis *redis, const char *const *words, struct redisReply **ret_reply,
                              struct error *error);

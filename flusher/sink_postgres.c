@@ -338,7 +338,8 @@ static int record(void *context, const struct cargo *cargo, size_t cargo_len, st
         " correction, events_correction, opened_at, sealed_at)),"
         " head AS (UPDATE counterd.shards AS s SET head_gen = c.gen, cumulative_total = c.cumulative_total,"
         " cumulative_events = c.cumulative_events, applied_at = now(),"
-        " fresh_until = GREATEST(s.fresh_until, c.sealed_at)"
+        /* It does not go back, unless the clock of Redis was ahead. */
+        " fresh_until = GREATEST(c.sealed_at, CASE WHEN s.fresh_until <= now() THEN s.fresh_until END)"
         " FROM c WHERE s.namespace = $1 AND s.shard = c.shard)"
         "INSERT INTO counterd.ledger (namespace, shard, gen, prev_gen, keys, total, events, accepted_at_seal,"
         " cumulative_total, cumulative_events, correction, events_correction, opened_at, sealed_at, identity)"

@@ -36,6 +36,7 @@ struct ahead {
 struct source_redis {
     const struct config *config;
     struct redis *redis;
+    uint64_t ahead_connection;            /* that it came by */
     uint32_t ahead_first;                 /* shard */
     struct ahead ahead[SOURCE_AHEAD_MAX]; /* of the shards from there on */
     uint32_t page_shard;
@@ -367,6 +368,7 @@ static void expect(void *context, uint32_t first, uint32_t len)
     if (source_redis_settle(source, &ignored) < 0)
         return;
     source->ahead_first = first;
+    source->ahead_connection = redis_connection(source->redis);
     for (; seals < len && seals < SOURCE_AHEAD_MAX && last_page == PAGE_COMMANDS; seals++) {
         id_new(id);
         if (!redis_send_script(source->redis, SCRIPT_SEAL, first + (uint32_t)seals,
@@ -377,12 +379,15 @@ static void expect(void *context, uint32_t first, uint32_t len)
     receive_ahead(source, seals, last_page);
 }
 
-/* What seal answered ahead, if it did; the page is kept. */
+/* What seal answered ahead, if it did; the page is kept. Not after the connection was lost: another Redis may
+ * answer by now, which does not have what was sealed, so there is nothing to wait for its replicas with. */
 static struct redisReply *take_ahead(struct source_redis *source, uint32_t shard)
 {
     struct redisReply *seal;
     struct ahead *ahead;
 
+    if (source->ahead_connection != redis_connection(source->redis))
+        forget_ahead(source);
     if (shard < source->ahead_first || shard - source->ahead_first >= SOURCE_AHEAD_MAX)
         return NULL;
     ahead = &source->ahead[shard - source->ahead_first];
@@ -489,6 +494,16 @@ static int reset(void *context, uint32_t shard, const char *id, const struct res
     free(args);
     free(numbers);
     return r;
+}
+
+int source_redis_resume(struct source_redis *source, uint32_t shard, const char *prev_id,
+                        const struct reset *to, struct error *error)
+{
+    char accepted[24], events[24];
+    struct span args[] = {span_of(prev_id), span_of(to->head_id), spell(accepted, to->accepted),
+                          spell(events, to->events)};
+
+    return run_step(source, SCRIPT_RESUME, shard, args, ARRAY_LEN(args), "RESUMED", error);
 }
 
 struct source source_redis_seam(struct source_redis *source)

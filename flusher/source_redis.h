@@ -26,6 +26,15 @@ struct source source_redis_seam(struct source_redis *source);
  * recorded if `record`. */
 MUST_CHECK int source_redis_check_shards(struct source_redis *source, bool record, struct error *error);
 
+/* What each shard has released last, asked for all at once; "" = nothing. `ret_ids`: as many as shards. */
+MUST_CHECK int source_redis_released(struct source_redis *source, char (*ret_ids)[GENERATION_ID_LEN_MAX + 1],
+                                     struct error *error);
+
+/* The step resume: the shard goes on from `to`, whose vector is left out, if nothing is pending in it and
+ * `prev_id` is what it has released last; else nothing. */
+MUST_CHECK int source_redis_resume(struct source_redis *source, uint32_t shard, const char *prev_id,
+                                   const struct reset *to, struct error *error);
+
 /* Read-only. */
 MUST_CHECK int source_redis_peek(struct source_redis *source, struct span key, struct peek *ret_peek,
                                  struct error *error);

@@ -125,6 +125,59 @@ int source_redis_forget(struct source_redis *source, uint32_t shard, const char 
     return r;
 }
 
+static bool take_released(const struct redisReply *reply, char ret_id[GENERATION_ID_LEN_MAX + 1])
+{
+    struct span text = {0};
+
+    if (!reply_is_nil(reply) && (!reply_string(reply, &text) || text.len > GENERATION_ID_LEN_MAX))
+        return false;
+    snprintf(ret_id, GENERATION_ID_LEN_MAX + 1, "%.*s", (int)text.len, text.ptr ? text.ptr : "");
+    return true;
+}
+
+static int64_t ask_released(struct source_redis *source)
+{
+    const struct config *config = source_redis_config(source);
+    int64_t sent = 0;
+
+    for (bool more = true; more && sent < config->shards; sent += more) {
+        struct shard_keys keys;
+        keyspace_shard_keys(&keys, config->namespace, (uint32_t)sent);
+        more = redis_send(source_redis_connection(source),
+                          (const char *[]){"HGET", keys.name[SHARD_KEY_META], "prev_gen", NULL});
+    }
+    return sent;
+}
+
+int source_redis_released(struct source_redis *source, char (*ret_ids)[GENERATION_ID_LEN_MAX + 1],
+                          struct error *error)
+{
+    struct redis *redis = source_redis_connection(source);
+    int r = source_redis_settle(source, error);
+    int64_t sent;
+
+    if (r == 0)
+        r = redis_connect(redis, error);
+    if (r < 0)
+        return r;
+    sent = ask_released(source);
+    if (sent < source_redis_config(source)->shards)
+        r = error_set(error, FAILURE_UNAVAILABLE, "can't send to Redis");
+    for (int64_t i = 0; i < sent; i++) {
+        struct error ignored;
+        struct redisReply *reply;
+        int received = redis_receive(redis, &reply, r < 0 ? &ignored : error);
+        if (received < 0)
+            return r < 0 ? r : received;
+        if (r == 0)
+            r = reply_check(reply, error);
+        if (r == 0 && !take_released(reply, ret_ids[i]))
+            r = reply_misunderstood("HGET prev_gen", error);
+        reply_free(reply);
+    }
+    return r;
+}
+
 /* An audit adds up this many members of a set at most in one go: a few milliseconds. */
 #define AUDIT_MEMBERS "4000"
 

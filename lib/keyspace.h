@@ -81,6 +81,7 @@ enum script_id {
     SCRIPT_SEAL,
     SCRIPT_RELEASE,
     SCRIPT_RESET,
+    SCRIPT_RESUME,
     SCRIPT_PEEK,
     SCRIPT_STATE,
     SCRIPT_AUDIT,

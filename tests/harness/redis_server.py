@@ -97,7 +97,7 @@ class Redis(Server):
         self.directory = Path(directory) / name
         self.directory.mkdir()
         self.path = self.directory / "redis.sock"
-        self.password = password
+        self.password, self.tcp_port = password, tcp_port
         argv = ["redis-server", "--bind", "127.0.0.1", "--port", str(tcp_port), "--unixsocket", self.path,
                 "--unixsocketperm", "700", "--dir", self.directory, "--save", "", "--appendonly", "yes",
                 "--appendfsync", "no", "--maxmemory-policy", "noeviction"]

@@ -3,7 +3,9 @@
 
 import http.client
 import json
+import os
 import signal
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -27,6 +29,12 @@ def post(counterd, key, lines=LINES):
         return None
     finally:
         connection.close()
+
+
+def told_to_stop():
+    """For Popen's preexec_fn: the signal waits for whoever asks for it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def is_append(data):
@@ -345,6 +353,22 @@ class Vector(RollbackCase):
         self.assertNotIn("duplicate", self.post(counterd, "k", ["a:1|c"])[1])
         self.flush(config=config)
         self.assertEqual(self.counters(), {"a": 2})
+
+    def test_a_run_that_is_told_to_stop_prunes_nothing(self):
+        """Nor does it flush: then what Redis brought back is still to be judged by the rows."""
+        counterd = self.ready()
+        self.post(counterd, "k", ["a:1|c"])
+        before = self.backup()
+        self.flush()
+        self.roll_back_under(counterd, before)
+        self.query("update counterd.writers set added_at = now() - interval '1 year'")
+        stopped = subprocess.run([harness.FLUSHER, "-c", self.write_config("f.json"), "run", "--every", "60"], timeout=
+                                 harness.DEADLINE_S, stdout=subprocess.DEVNULL, preexec_fn=told_to_stop)
+        self.assertEqual((stopped.returncode, self.redis.pending()), (harness.EXIT_OK, {"a": 1}))
+        self.flush()
+        self.assertEqual(self.counters(), {"a": 1})
+        self.flush()
+        self.assertEqual(self.rows(), 0)
 
     def drop_quarantine(self):
         for row in self.quarantine():

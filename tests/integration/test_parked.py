@@ -105,6 +105,30 @@ class Parked(Targets):
         self.assertEqual(self.parked_command("retry")["applied_increments"], 0)
         self.balance(parked=6, applied=3)
 
+    def test_retry_overtaken_while_it_waits_for_a_row(self):
+        """Another has applied the rows when the first tries again: it tells of none."""
+        self.use(POSTS, sql="create table posts (id int primary key, view_count int)")
+        self.count("post.views.1:3|c")
+        self.flush()
+        self.query("insert into posts values (1, 100)")
+        proxy, postgres = self.proxied_postgres()
+        holder = self.track(harness.Process("psql", self.dir, [
+            "psql", "-X", "-d", self.postgres.url(self.database), "-c",
+            "begin; select from posts for update; select pg_sleep(600)"])).spawn()
+        harness.wait_until(lambda: self.query("select count(*) from pg_stat_activity where wait_event = 'PgSleep' and"
+                                              " datname = current_database()") == [["1"]], what="the row is held")
+
+        def overtake():
+            self.query("select pg_terminate_backend(pid) from pg_stat_activity where wait_event = 'PgSleep' and"
+                       " datname = current_database()")
+            holder.wait()
+            self.overtaker = self.parked_command("retry")
+
+        proxy.hold(is_sql("rollback\0"), overtake)
+        result = self.parked_command("retry", config=self.write_config("through.json", postgres=postgres))
+        self.assertEqual((self.overtaker["applied_increments"], result["applied_increments"]), (3, 0))
+        self.assertEqual(self.query("select view_count from posts"), [["103"]])
+
     def test_retry_goes_where_the_configuration_says_today(self):
         self.use(POSTS, sql="create table posts (id int primary key, view_count int)")
         self.count("post.views.1:1|c", "page.home:2|c")

@@ -106,7 +106,9 @@ class Living(RollbackCase):
         self.flush(config=config)
         self.roll_back(backup)
         self.send(counterd, {"a": 10})
+        fresh = self.query("select fresh_until from counterd.freshness")
         done = self.flush(config=config, code=harness.EXIT_TEMPFAIL)
+        self.assertEqual(self.query("select fresh_until from counterd.freshness"), fresh)
         [line] = [harness.parse_log_line(line) for line in done.err.splitlines() if "event=quarantined" in line]
         self.assertEqual((line["level"], line["shard"], line["part"], line["keys"], line["increments"]),
                          ("error", "0", "sealed", "1", "11"))
@@ -311,6 +313,38 @@ class Living(RollbackCase):
         self.assertEqual((audit["accepted"], audit["open"]), (sum(self.sent.values()), 0))
         self.assertEqual(json.loads(self.flusher("get", "key.1", "--json").out)["value"], self.sent["key.1"])
         self.assertEqual(json.loads(self.flusher("status", "--json", code=None).out)["open_increments"], 0)
+
+    def test_an_idle_shard_goes_on_from_where_postgres_is(self):
+        """Redis went back, a bit or to nothing, and no traffic tells: after the next run that is over."""
+        counterd = self.counterd()
+        self.send(counterd, {f"key.{n}": 5 for n in range(40)})
+        self.flush()
+        backup = self.backup()
+        self.send(counterd, {f"key.{n}": 1 for n in range(40)})
+        self.flush()
+        counterd.stop()
+        for go_back in (lambda: self.roll_back(backup), lambda: self.redis.call("FLUSHALL")):
+            go_back()
+            self.assertEqual(self.audit(code=harness.EXIT_TEMPFAIL)["verdict"], "late")
+            self.flush()
+            audit = self.audit()
+            self.assertEqual((audit["accepted"], audit["applied"]), (240, 240))
+            self.flusher("status")
+        another = self.counterd("another")
+        self.send(another, {f"key.{n}": 1 for n in range(20)})
+        self.flush()
+        self.assertEqual(self.audit()["accepted"], 260)
+
+    def test_a_shard_does_not_go_on_without_what_postgres_lost(self):
+        counterd = self.counterd(shards=1)
+        config = self.write_config("f.json", shards=1)
+        for _ in range(2):
+            self.send(counterd, {"a": 1})
+            self.flush(config=config)
+        self.query("delete from counterd.ledger where prev_gen <> ''; update counterd.shards set cumulative_total = 1,"
+                   " head_gen = (select gen from counterd.ledger)")
+        self.flush(config=config)
+        self.assertEqual(self.audit(code=EXIT_DATA, config=config)["verdict"], "lost")
 
 
 class Dead(RollbackCase):
@@ -570,6 +604,26 @@ class Scripts(RollbackCase):
                          [b"-7", b"head", None, None])
         self.assertEqual(self.redis.call("HLEN", "{counterd:0}:durable"), 2)
 
+    def test_resume_only_where_nothing_is_pending(self):
+        good = ["", "head", "7", "3"]
+        for args in (good[:3], ["", "", "7", "3"], ["", "head", "x", "3"], ["", "head", "7", "-3"]):
+            with self.subTest(args=args), self.assertRaisesRegex(harness.RedisError, "BADARG"):
+                self.script("resume", *args)
+        self.assertEqual(self.script("resume", *good), [b"GONE"])  # something is sealed
+        self.assertEqual(self.dump(), self.before)
+        self.script("release", "mixed", "0", "0")
+        after = self.dump()
+        self.assertEqual(self.script("resume", "mixed", *good[1:]), [b"GONE"])  # something is open
+        self.assertEqual(self.dump(), after)
+        self.seal(0, "next")
+        self.script("release", "next", "0", "0")
+        after = self.dump()
+        self.assertEqual(self.script("resume", "mixed", *good[1:]), [b"GONE"])  # another is released
+        self.assertEqual(self.dump(), after)
+        self.assertEqual(self.script("resume", "next", *good[1:]), [b"RESUMED"])
+        self.assertEqual([self.field(name) for name in ("prev_gen", "accepted", "accepted_at_seal", "events",
+                                                        "events_at_seal")], [b"head", b"7", b"7", b"3", b"3"])
+
     def test_release_checks_its_correction_first(self):
         for args in (("x", "0"), ("0", "1.5"), ("9210000000000000000", "0"), ("0", "-99999999999999999999")):
             with self.subTest(args=args), self.assertRaisesRegex(harness.RedisError, "BADARG|RANGE"):
@@ -666,6 +720,40 @@ class Replicas(harness.Replicated, RollbackCase):
         self.primary.kill()
         failed_over = self.write_config("failed_over.json", shards=1, redis={"url": self.replica.url})
         self.assertEqual(self.audit(config=failed_over)["accepted"], 15)
+
+    def test_failover_within_a_run(self):
+        """What the old primary sealed ahead before it died, and the new one did not, is sealed again."""
+        config = {"namespace": "other", "shards": 32}
+        port = harness.free_port()
+        second = self.track(harness.Redis(self.dir, "second", tcp_port=port, settings=[
+            "--replicaof", "127.0.0.1", self.primary.tcp_port])).start()
+        third = self.track(harness.Redis(self.dir, "third", settings=["--replicaof", "127.0.0.1", port])).start()
+        keys = [f"key.{n}" for n in range(200)]
+        daemon = self.counterd("other", redis={"url": self.primary.url}, **config)
+        self.send(daemon, {key: 1 for key in keys})
+        daemon.stop()
+        harness.wait_until(lambda: third.pending("other") == self.primary.pending("other"), what="all have it")
+        proxy = harness.Proxy(self.dir / "failover.sock", self.primary.path)
+        self.addCleanup(proxy.close)
+
+        ahead = threading.Event()
+
+        def is_wait(request):
+            if request.count(b"ZRANGE") > 1:
+                second.call("REPLICAOF", "NO", "ONE")
+                ahead.set()
+            return ahead.is_set() and b"WAIT" in request
+
+        def fail_over():
+            self.primary.kill()
+            proxy.upstream = second.path
+
+        proxy.hold(is_wait, fail_over, before=True)
+        self.flush(config=self.write_config("f.json", redis={
+            "url": f"unix://{proxy.path}", "wait_replicas": 1, "timeout_ms": 30000}, **config))
+        self.assertEqual(proxy.times, 0, "no WAIT was seen")
+        self.assertEqual(self.counters(), {key: 1 for key in keys})
+        self.assertEqual(second.pending("other"), {})
 
 
 if __name__ == "__main__":

@@ -157,6 +157,19 @@ class Partitions(harness.Case):
         self.assertEqual(self.partitions(), self.expected(-30, -1, 0, 1, 2) + ["counterd.rollups_by_hand"])
         self.assertNotIn("event=partitions", self.flush().err)
 
+    def test_a_clock_that_is_ahead_makes_no_day_expire(self):
+        """Nothing is dropped, nor left out, before the clock of Postgres says so too."""
+        library = harness.BUILD / "tests" / "integration" / "libclock_ahead.so"
+        if not library.exists():
+            self.skipTest(f"{library} is not built")
+        self.add(day(-29))
+        counterd = self.counterd()
+        counterd.send_udp(["a:7|c"])
+        counterd.settle(1)
+        self.flush(env={"LD_PRELOAD": str(library), "CLOCK_AHEAD_S": str(60 * DAY)})
+        self.assertEqual(self.partitions(), self.expected(-29, 0, 1, 2))
+        self.assertEqual(self.query("select value from counterd.rollups where key = 'a'"), [["7"]])
+
     def test_a_day_begins_at_midnight_utc(self):
         self.query(f"alter database {self.database} set timezone = 'Asia/Kolkata'")
         self.flush()

@@ -114,6 +114,7 @@ START_TEST(flushes_what_is_open)
     ck_assert_int_eq(result.total, 22);
     ck_assert_int_eq(result.events, 7);
     ck_assert_int_eq(result.fresh_ms, 0);
+    ck_assert(!result.mixed);
     ck_assert_int_eq(world.store.postgres.ledger_len, 1);
 }
 END_TEST
@@ -613,6 +614,7 @@ START_TEST(a_generation_that_mixes_old_and_new_goes_into_quarantine_and_is_sent_
     ck_assert_int_eq(run_flusher(&flusher, &result), 0);
     ck_assert_int_eq(result.quarantined, 1);
     ck_assert_int_eq(result.keys, 0);
+    ck_assert(result.mixed);
     ck_assert_int_eq(world.store.postgres.quarantine[0].total, 44);
     ck_assert_int_eq(world.store.redis.accepted, 22);
     ck_assert_str_eq(world.store.redis.prev_id, world.store.postgres.ledger[0].id);

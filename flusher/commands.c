@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "flusher/books.h"
+#include "flusher/catch_up.h"
 #include "flusher/daemon.h"
 #include "flusher/failure.h"
 #include "flusher/jobs.h"
@@ -187,6 +188,28 @@ static void keep_partitions(struct session *session)
                   kept.postponed);
 }
 
+/* Where there was nothing to flush, and what nobody can ask for any more. */
+static int tidy_up(struct session *session, const struct jobs_result *result, struct error *error)
+{
+    int64_t caught_up;
+    int r =
+        catch_up(session->postgres, session->source, session->config, result->fresh_ms, &caught_up, error);
+
+    if (caught_up > 0)
+        log_event(LOG_LEVEL_WARN, "caught_up",
+                  "shards=%" PRId64
+                  " hint=\"Redis went back in time or was emptied, with nothing pending there "
+                  "now; its totals go on from what Postgres has\"",
+                  caught_up);
+    if (r == 0)
+        r = prune_requests(session->postgres, session->source, session->config, error);
+    if (r == 0)
+        r = prune_books(session->postgres, session->config, error);
+    if (r < 0)
+        log_error(LOG_LEVEL_ERROR, "tidy_up_failed", error);
+    return r;
+}
+
 static int flush_all(struct session *session, struct run_metrics *metrics, struct error *error)
 {
     bool watched =
@@ -221,13 +244,8 @@ static int flush_all(struct session *session, struct run_metrics *metrics, struc
         if (r < 0 && result.failure == 0)
             log_error(LOG_LEVEL_ERROR, "run_not_recorded", error);
     }
-    if (result.failure == 0 && r == 0) {
-        r = prune_requests(session->postgres, session->source, session->config, error);
-        if (r == 0)
-            r = prune_books(session->postgres, session->config, error);
-        if (r < 0)
-            log_error(LOG_LEVEL_ERROR, "prune_failed", error);
-    }
+    if (result.failure == 0 && r == 0)
+        r = tidy_up(session, &result, error);
     r = failure_worse(result.failure, r);
     take_metrics(metrics, &result);
     jobs_result_done(&result, session->config);

@@ -36,6 +36,12 @@ MUST_CHECK int source_redis_state(struct source_redis *source, uint32_t shard, s
 MUST_CHECK int source_redis_forget(struct source_redis *source, uint32_t shard, const char *const *writers,
                                    size_t writers_len, struct error *error);
 
+/* Lets the shard go on from `head_id`, with which the ledger is `ahead` of what `seen` says was released
+ * last; not done if the shard holds anything, or is not as it was seen any more. */
+MUST_CHECK int source_redis_catch_up(struct source_redis *source, uint32_t shard,
+                                     const struct shard_state *seen, const char *head_id,
+                                     const struct correction *ahead, bool *ret_done, struct error *error);
+
 /* The sealed set, too, is added up, however large; unless it goes away meanwhile. */
 MUST_CHECK int source_redis_holdings(struct source_redis *source, uint32_t shard,
                                      struct shard_holdings *ret_holdings, struct error *error);

@@ -125,6 +125,33 @@ int source_redis_forget(struct source_redis *source, uint32_t shard, const char 
     return r;
 }
 
+int source_redis_catch_up(struct source_redis *source, uint32_t shard, const struct shard_state *seen,
+                          const char *head_id, const struct correction *ahead, bool *ret_done,
+                          struct error *error)
+{
+    const int64_t totals[] = {seen->accepted, whole_add(seen->accepted, ahead->total),
+                              whole_add(seen->accepted_at_seal, ahead->total),
+                              whole_add(seen->events, ahead->events),
+                              whole_add(seen->events_at_seal, ahead->events)};
+    char numbers[ARRAY_LEN(totals)][24];
+    struct span args[2 + ARRAY_LEN(totals)] = {span_of(seen->prev_id), [2] = span_of(head_id)};
+    struct redisReply *reply;
+    int r;
+
+    for (size_t i = 0; i < ARRAY_LEN(totals); i++) {
+        snprintf(numbers[i], sizeof(numbers[i]), "%" PRId64, totals[i]);
+        args[i == 0 ? 1 : 2 + i] = span_of(numbers[i]);
+    }
+    r = source_redis_script(source, SCRIPT_CATCH_UP, shard, args, ARRAY_LEN(args), &reply, error);
+    if (r < 0)
+        return r;
+    *ret_done = reply_text_is(reply, 0, "CAUGHT_UP");
+    if (!*ret_done && !reply_text_is(reply, 0, "GONE"))
+        r = reply_misunderstood("catch_up", error);
+    reply_free(reply);
+    return r;
+}
+
 /* An audit adds up this many members of a set at most in one go: a few milliseconds. */
 #define AUDIT_MEMBERS "4000"
 

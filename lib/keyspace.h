@@ -88,6 +88,7 @@ enum script_id {
     SCRIPT_LARGEST,
     SCRIPT_MEMORY,
     SCRIPT_LOOK,
+    SCRIPT_CATCH_UP,
     SCRIPT_COUNT
 };
 

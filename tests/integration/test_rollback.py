@@ -203,6 +203,34 @@ class Living(RollbackCase):
         self.assertEqual(json.loads(self.flusher("get", "key.1", "--json").out)["value"], self.sent["key.1"])
         self.assertEqual(json.loads(self.flusher("status", "--json", code=None).out)["open_increments"], 0)
 
+    def test_forgotten_where_nothing_comes_any_more(self):
+        """All that Redis forgot is in Postgres, and its shards get no traffic again: one flush, and nothing is late."""
+        counterd = self.counterd()
+        keys = [f"key.{n}" for n in range(40)]
+        self.send(counterd, {key: 5 for key in keys})
+        self.flush()
+        backup = self.backup()
+        self.send(counterd, {key: 10**12 for key in keys})
+        self.flush()
+        counterd.stop()
+        for forget in (lambda: self.roll_back(backup), lambda: self.redis.call("FLUSHALL")):
+            forget()
+            self.assertEqual(self.audit(code=harness.EXIT_TEMPFAIL)["verdict"], "late")
+            done = self.flush()
+            [line] = [harness.parse_log_line(line) for line in done.err.splitlines()]
+            self.assertEqual((line["level"], line["event"], line["shards"]), ("warn", "caught_up", "8"))
+            audit = self.audit()
+            self.assertEqual((audit["accepted"], audit["applied"]), (sum(self.sent.values()),) * 2)
+            status = json.loads(self.flusher("status", "--json").out)
+            self.assertEqual((status["shards_gone_back"], status["note"]), (0, None))
+            self.assertEqual(self.flush().err, "")
+        counterd = self.counterd("next")
+        self.send(counterd, {key: 1 for key in keys})
+        self.flush()
+        self.assertEqual(self.counters(), dict(self.sent))
+        self.assertEqual(self.audit()["accepted"], sum(self.sent.values()))
+        self.assertEqual(self.query("select sum(events)::text from counterd.ledger"), [[str(3 * len(keys))]])
+
 
 class Dead(RollbackCase):
     """The daemon is dead: what it had there, only the quarantine has."""
@@ -460,6 +488,28 @@ class Scripts(RollbackCase):
         self.assertEqual([self.field(name) for name in ("accepted", "prev_gen", "sealed_gen", "set_aside")],
                          [b"-7", b"head", None, None])
         self.assertEqual(self.redis.call("HLEN", "{counterd:0}:durable"), 2)
+
+    def test_catch_up_only_where_nothing_is_pending(self):
+        args = ["", "0", "head", "9", "9", "5", "5"]
+        self.assertEqual(self.script("catch_up", *args), [b"GONE"])
+        for name in ("sealed", "open"):
+            self.assertEqual(self.script("release", "mixed"), [b"RELEASED" if name == "sealed" else b"GONE"])
+            self.assertEqual(self.script("catch_up", "mixed", "3", *args[2:]), [b"GONE"])
+        self.assertEqual(self.script("seal", "second")[0], b"SEALED")
+        before = self.dump()
+        self.assertEqual(self.script("catch_up", "mixed", "3", *args[2:]), [b"GONE"])
+        self.assertEqual(self.dump(), before)
+        self.assertEqual(self.script("release", "second"), [b"RELEASED"])
+        before = self.dump()
+        for seen in (["mixed", "3"], ["second", "2"], ["", "3"]):
+            self.assertEqual(self.script("catch_up", *seen, *args[2:]), [b"GONE"])
+        for bad in (["second", "3", "", *args[3:]], ["second", "3", "head", "x", *args[4:]], ["second", "3", *args[2:-1]]):
+            with self.assertRaisesRegex(harness.RedisError, "BADARG"):
+                self.script("catch_up", *bad)
+        self.assertEqual(self.dump(), before)
+        self.assertEqual(self.script("catch_up", "second", "3", *args[2:]), [b"CAUGHT_UP"])
+        self.assertEqual([self.field(name) for name in ("prev_gen", "accepted", "accepted_at_seal", "events", "events_at_seal")],
+                         [b"head", b"9", b"9", b"5", b"5"])
 
     def test_release_checks_its_correction_first(self):
         for args in (("x", "0"), ("0", "1.5"), ("9210000000000000000", "0"), ("0", "-99999999999999999999")):

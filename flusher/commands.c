@@ -428,6 +428,8 @@ static int audit_shards(struct session *session, struct shard_audit *shards, str
         r = books_read(session->postgres, config, holdings, books, error);
     for (int64_t i = 0; r == 0 && i < config->shards; i++)
         shards[i] = audit_shard(&holdings[i], &books[i]);
+    for (int64_t i = 0; holdings && i < config->shards; i++)
+        free(holdings[i].durable);
     free(holdings);
     free(books);
     return r;
@@ -451,24 +453,23 @@ static int audit_counters(struct session *session, struct shard_audit *shards, s
     return r;
 }
 
-static int report_verdict(struct session *session, const struct shard_audit *total,
+static int report_verdict(struct session *session, struct shard_audit *total,
                           const struct shard_audit *shards)
 {
     struct daemon_status status;
     struct error error;
     bool answered = daemon_ask(session->config, &status, &error) == 0;
-    enum audit_verdict verdict = total->verdict;
 
-    if (answered && verdict < AUDIT_LATE && !status.ready)
-        verdict = AUDIT_LATE;
+    if (answered && !status.ready)
+        audit_note(total, AUDIT_LATE, "counterd cannot store at the moment; see its status page");
     if (answered && status.lost > 0)
-        verdict = AUDIT_LOST;
+        audit_note(total, AUDIT_LOST, "counterd says that more was forgotten than it could send again");
     report_audit(session->options->style,
-                 &(struct report_audit){verdict, total, shards, (size_t)session->config->shards,
+                 &(struct report_audit){total, shards, (size_t)session->config->shards,
                                         answered ? &status : NULL, answered ? NULL : error.text});
-    if (verdict == AUDIT_BALANCED)
+    if (total->verdict == AUDIT_BALANCED)
         return EX_OK;
-    return verdict == AUDIT_LATE ? EX_TEMPFAIL : EX_DATAERR;
+    return total->verdict == AUDIT_LATE ? EX_TEMPFAIL : EX_DATAERR;
 }
 
 int command_audit(const struct config *config, const struct command_options *options)

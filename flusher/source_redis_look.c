@@ -157,6 +157,8 @@ int source_redis_catch_up(struct source_redis *source, uint32_t shard, const str
 
 static bool take_holdings(const struct redisReply *reply, struct shard_holdings *holdings)
 {
+    struct span durable;
+
     holdings->set_aside = reply_text_is(reply, 4, "1");
     holdings->open_known = !reply_text_is(reply, 7, "");
     holdings->sealed_known = !reply_text_is(reply, 8, "");
@@ -165,7 +167,8 @@ static bool take_holdings(const struct redisReply *reply, struct shard_holdings 
            source_redis_take_id(reply, 3, holdings->prev_id) &&
            reply_whole(reply, 5, &holdings->open_members) &&
            reply_whole(reply, 6, &holdings->sealed_members) && reply_whole(reply, 7, &holdings->open) &&
-           reply_whole(reply, 8, &holdings->sealed);
+           reply_whole(reply, 8, &holdings->sealed) && reply_text(reply, 9, &durable) &&
+           (holdings->durable = strndup(durable.ptr, durable.len));
 }
 
 /* In pages, because nobody writes to it any more. */

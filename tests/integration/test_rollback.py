@@ -19,6 +19,7 @@ import harness
 from test_every_step import is_script, is_sql
 
 SEED = 5
+MANUAL = harness.ROOT / "docs" / "operations.md"
 EXIT_DATA = 65
 
 
@@ -46,7 +47,11 @@ class RollbackCase(harness.Case):
         return self.redis.seal(shard, gen)
 
     def audit(self, code=harness.EXIT_OK, **options):
-        return json.loads(self.flusher("audit", "--json", code=code, **options).out)
+        audit = json.loads(self.flusher("audit", "--json", code=code, **options).out)
+        for row in audit["by_shard"]:
+            if row["verdict"] in ("lost", "doubled"):
+                self.assertIn(f'"{row["where"]}"', MANUAL.read_text(), "the manual says what to do")
+        return audit
 
     def quarantine(self, **options):
         return json.loads(self.flusher("quarantine", "list", "--json", **options).out)["quarantine"]
@@ -96,6 +101,22 @@ class Living(RollbackCase):
             self.flusher("quarantine", "drop", str(row["id"]))
         self.assertEqual(self.quarantine(), [])
         self.assertEqual(counterd.status()["redis"]["increments_lost"], 0)
+
+    def test_what_comes_again_whole_is_told_and_not_applied(self):
+        counterd = self.counterd(shards=1)
+        config = self.write_config("f.json", shards=1)
+        self.send(counterd, {"a": 7})
+        backup = self.backup()
+        self.assertEqual(self.flush(config=config).err, "")
+        counterd.stop()
+        self.roll_back(backup)
+        done = self.flush(config=config)
+        [line] = [harness.parse_log_line(line) for line in done.err.splitlines()]
+        self.assertEqual((line["level"], line["event"], line["shard"], line["keys"], line["increments"]),
+                         ("warn", "applied_before", "0", "1", "7"))
+        self.assertIn("increments=0", done.out)
+        self.assertEqual(self.counters(), {"a": 7})
+        self.audit(config=config)
 
     def test_quarantine_is_told_loudly(self):
         counterd = self.counterd(shards=1)
@@ -363,7 +384,9 @@ class Audit(RollbackCase):
         config = self.write_config("f.json", listen={**self.config["listen"], "http": http})
         other.kill()
         harness.wait_until(lambda: counterd.http("/readyz")[0] == 503, what="not ready")
-        self.assertEqual(self.audit(code=harness.EXIT_TEMPFAIL, config=config)["verdict"], "late")
+        audit = self.audit(code=harness.EXIT_TEMPFAIL, config=config)
+        self.assertEqual(audit["verdict"], "late")
+        self.assertIn("counterd cannot store", audit["where"])
 
     def test_a_change_by_hand_is_found_and_its_shard_named(self):
         counterd = self.counterd()
@@ -401,6 +424,97 @@ class Audit(RollbackCase):
                 text = self.flusher("audit", code=EXIT_DATA).out
                 self.assertRegex(text, rf"event=audit_shard shard={shard} verdict=(lost|doubled) .*where=.*{where}")
                 change(-by)
+
+    def wrong(self, audit):
+        return [(row["shard"], row["verdict"], row["difference"]) for row in audit["by_shard"] if row["verdict"] != "balanced"]
+
+    def test_a_row_of_the_ledger_that_was_deleted_is_found_and_what_it_held(self):
+        """The newest, which is the one that Redis goes by, and one before."""
+        counterd = self.counterd()
+        for value in (3, 4):
+            self.send(counterd, {f"key.{n}": value for n in range(80)})
+            self.flush()
+        self.send(counterd, {f"key.{n}": 5 for n in range(80)})
+        newest = "gen in (select head_gen from counterd.shards)"
+        for shard, which in ((2, newest), (5, f"not {newest}")):
+            which = f"from counterd.ledger where shard = {shard} and {which}"
+            [[total]] = self.query(f"select total {which}")
+            self.query(f"create table kept as select * {which}; delete {which}")
+            audit = self.audit(code=EXIT_DATA)
+            self.assertEqual(self.wrong(audit), [(shard, "lost", int(total))])
+            self.assertIn("counterd.ledger", audit["by_shard"][shard]["where"])
+            self.assertEqual(audit["accepted"], audit["applied"] + audit["open"])
+            self.assertIn("docs/operations.md", audit["hint"])
+            self.query("insert into counterd.ledger select * from kept; drop table kept")
+            self.assertIsNone(self.audit()["hint"])
+
+    def test_a_vector_that_lacks_what_was_flushed_is_found(self):
+        """By it a generation is known as new: without its rows the next one would go into quarantine."""
+        counterd = self.counterd()
+        for _ in range(2):
+            self.send(counterd, {f"key.{n}": 3 for n in range(80)})
+            self.flush()
+        self.query("create table kept as select * from counterd.writers")
+        for change in ("delete from counterd.writers where shard = 3",
+                       "update counterd.writers set seq = seq - 1 where shard = 3"):
+            self.query(change)
+            audit = self.audit(code=EXIT_DATA)
+            self.assertEqual(self.wrong(audit), [(3, "lost", 0)])
+            self.assertIn("counterd.writers", audit["by_shard"][3]["where"])
+            self.query("delete from counterd.writers; insert into counterd.writers select * from kept")
+            self.audit()
+
+    def test_what_the_manual_says_mends_it_for_good(self):
+        counterd = self.counterd()
+        keys = [f"key.{n}" for n in range(80)]
+
+        def count_and_flush():
+            self.send(counterd, {key: 3 for key in keys})
+            self.flush()
+
+        def difference_of(shard):
+            [(found, _, difference)] = self.wrong(self.audit(code=EXIT_DATA))
+            self.assertEqual(found, shard)
+            return difference
+
+        def raise_totals(shard, *names):
+            difference = difference_of(shard)
+            for name in names:
+                self.redis.call("HINCRBY", f"{{counterd:{shard}}}:meta", name, -difference)
+
+        count_and_flush()
+        count_and_flush()
+        self.send(counterd, {key: 3 for key in keys})
+        self.redis.call("ZREM", "{counterd:1}:open", self.redis.call("ZRANGE", "{counterd:1}:open", 0, 0)[0])
+        raise_totals(1, "accepted")
+        self.redis.call("ZINCRBY", "{counterd:2}:open", 9, "smuggled")
+        self.flush(code=harness.EXIT_OK)
+        raise_totals(2, "accepted", "accepted_at_seal")
+        self.query("delete from counterd.ledger where shard = 4 and gen not in (select head_gen from counterd.shards)")
+        self.query(f"update counterd.shards set pruned_total = pruned_total + {difference_of(4)} where shard = 4")
+        self.query("delete from counterd.writers where shard = 5")
+        writer, seq = self.redis.call("HGETALL", "{counterd:5}:durable")
+        self.assertEqual(difference_of(5), 0)
+        self.query("insert into counterd.writers (namespace, shard, writer, seq)"
+                   f" values ('counterd', 5, '{writer.decode()}', {seq.decode()})")
+        self.audit()
+        count_and_flush()
+        self.audit()
+
+    def test_a_lane_that_counts_elsewhere_is_not_blamed(self):
+        self.query("create table high (id text primary key, value bigint not null)")
+        targets = [{"match": "high.{id}", "table": "high", "value": "value", "merge": "max", "missing": "insert"},
+                   {"match": "*", "table": "counterd.counters"}]
+        counterd = self.counterd(targets=targets)
+        config = self.write_config("f.json", targets=targets)
+        self.send(counterd, {"key.1": 3, "high.1": 4})
+        self.flush(config=config)
+        self.query("update counterd.counters set value = value + 5")
+        lanes = [json.loads(line) for line in
+                 self.flusher("audit", "--json", code=EXIT_DATA, config=config).out.splitlines()]
+        self.assertEqual([(lane["namespace"], lane["verdict"], lane["difference"]) for lane in lanes],
+                         [("counterd", "doubled", -5), ("counterd@max", "balanced", 0)])
+        self.assertEqual([difference for _, _, difference in self.wrong(lanes[0])], [-5])
 
     def test_what_was_smuggled_in_stays_visible_after_the_flush(self):
         counterd = self.counterd(shards=1)

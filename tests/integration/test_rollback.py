@@ -253,6 +253,22 @@ class Living(RollbackCase):
         self.assertEqual(self.query("select sum(events)::text from counterd.ledger"), [[str(3 * len(keys))]])
 
 
+class Evicted(RollbackCase):
+    """Redis throws a key of a shard away while batches wait there, as another maxmemory-policy than noeviction lets it."""
+
+    def test_no_key_doubles_in_silence(self):
+        counterd = self.counterd(shards=1)
+        config = self.write_config("f.json", shards=1)
+        self.send(counterd, {"a": 1})
+        self.flush(config=config)
+        for name in ("writers", "durable", "open_seqs"):
+            with self.subTest(key=name):
+                self.send(counterd, {"a": 10})
+                self.assertEqual(self.redis.call("DEL", f"{{counterd:0}}:{name}"), 1)
+                self.flush_until_exact(counterd, config)
+                self.audit(config=config)
+
+
 class Dead(RollbackCase):
     """The daemon is dead: what it had there, only the quarantine has."""
 

@@ -404,6 +404,27 @@ class Audit(RollbackCase):
         self.assertEqual(audit["verdict"], "late")
         self.assertIn("counterd cannot store", audit["where"])
 
+    def test_lost_when_the_history_was_too_small(self):
+        """Redis forgets what no history holds: the log says which batches, and the audit that it is lost and not late."""
+        counterd = self.ready(history_bytes=0)
+        http = ":".join(map(str, counterd.address("http")))
+        config = self.write_config("f.json", listen={**self.config["listen"], "http": http})
+        keys = [f"key.{n}" for n in range(40)]
+        for _ in range(2):
+            self.send(counterd, {key: 1 for key in keys})
+        self.redis.call("FLUSHALL")
+        self.send(counterd, {key: 1 for key in keys})
+        harness.wait_until(lambda: counterd.status()["redis"]["increments_lost"] == 80, what=counterd.status)
+        told = counterd.events("increments_lost")
+        self.assertEqual(sum(int(line["increments_at_most"]) for line in told), 80)
+        self.assertEqual([(line["shard"], line["first_seq"], line["last_seq"]) for line in sorted(told, key=lambda line: line["shard"])],
+                         [(str(shard), "1", "2") for shard in range(8)])
+        self.flush(config=config)
+        self.assertEqual(self.counters(), {key: 1 for key in keys})
+        audit = self.audit(code=EXIT_DATA, config=config)
+        self.assertEqual((audit["verdict"], audit["counterd"]["lost_at_most"], self.wrong(audit)), ("lost", 80, []))
+        self.assertIn(f'"{audit["where"]}"', MANUAL.read_text())
+
     def test_a_change_by_hand_is_found_and_its_shard_named(self):
         counterd = self.counterd()
         self.send(counterd, {f"key.{n}": 3 for n in range(80)})

@@ -24,20 +24,23 @@ bool audit_went_back(const char *head_before, const char *head_now, const char *
            strcmp(head_now, sealed_id) != 0;
 }
 
-static void note(struct shard_audit *shard, enum audit_verdict verdict, int64_t difference, const char *where)
+void audit_note(struct shard_audit *audit, enum audit_verdict verdict, const char *where)
 {
-    if (verdict <= shard->verdict)
+    if (verdict <= audit->verdict)
         return;
-    shard->verdict = verdict;
-    shard->difference = difference;
-    shard->where = where;
+    audit->verdict = verdict;
+    audit->where = where;
 }
 
 /* `difference` is what should be there less what is. */
 static void note_difference(struct shard_audit *shard, int64_t difference, const char *where)
 {
-    if (difference != 0)
-        note(shard, difference > 0 ? AUDIT_LOST : AUDIT_DOUBLED, difference, where);
+    enum audit_verdict verdict = difference > 0 ? AUDIT_LOST : AUDIT_DOUBLED;
+
+    if (difference == 0 || verdict <= shard->verdict)
+        return;
+    shard->difference = difference;
+    audit_note(shard, verdict, where);
 }
 
 /* The set that is sealed holds what was accepted between the last release and the seal; open, what came
@@ -82,20 +85,22 @@ struct shard_audit audit_shard(const struct shard_holdings *holdings, const stru
     if (books->prev_known)
         compare_redis(&shard, holdings, books);
     else
-        note(&shard, AUDIT_LOST, 0, "counterd.ledger lacks the generation that Redis released last");
+        audit_note(&shard, AUDIT_LOST, "counterd.ledger lacks the generation that Redis released last");
     compare_books(&shard, books);
+    if (books->vector_behind)
+        audit_note(&shard, AUDIT_LOST, "counterd.writers lacks batches that Redis knows to be in Postgres");
     shard.accepted = whole_add(whole_add(holdings->accepted, books->recovered_total), books->quarantined);
     shard.applied = whole_subtract(whole_add(books->prev_total, books->recovered_total),
                                    whole_add(books->parked_total, books->dropped_total));
     if (audit_went_back(books->head_before, books->head_id, holdings->prev_id, holdings->sealed_id))
-        note(&shard, AUDIT_LATE, 0,
-             "Redis has gone back in time or was emptied; the next flush deals with it");
+        audit_note(&shard, AUDIT_LATE,
+                   "Redis has gone back in time or was emptied; the next flush deals with it");
     if (holdings->set_aside)
-        note(&shard, AUDIT_LATE, 0,
-             "a generation is on its way into quarantine; the next flush goes on with it");
+        audit_note(&shard, AUDIT_LATE,
+                   "a generation is on its way into quarantine; the next flush goes on with it");
     if (books->quarantined_rows > 0)
-        note(&shard, AUDIT_LATE, 0,
-             "the quarantine holds what Postgres lacks; see 'flusher quarantine list'");
+        audit_note(&shard, AUDIT_LATE,
+                   "the quarantine holds what Postgres lacks; see 'flusher quarantine list'");
     return shard;
 }
 

@@ -26,14 +26,15 @@ struct shard_holdings {
     int64_t open_members, sealed_members;
     bool open_known, sealed_known; /* whether they were added up: */
     int64_t open, sealed;
+    char *durable; /* JSON, writer -> its last batch that Redis knows to be in Postgres; owned; NULL = none */
 };
 
 /* The same shard in Postgres, in one later snapshot. */
 struct shard_books {
     char head_before[GENERATION_ID_LEN_MAX + 1]; /* the newest in the ledger, before Redis was read */
     char head_id[GENERATION_ID_LEN_MAX + 1];     /* and now */
-    bool prev_known;                             /* the ledger has prev_id, or that is "" */
-    int64_t prev_total;                          /* cumulative, with that row */
+    bool prev_known;    /* the ledger has prev_id, or should have it as the newest; or that is "" */
+    int64_t prev_total; /* cumulative, with that row */
     int64_t cumulative_total, recovered_total;
     int64_t head_total;                  /* cumulative, as the head's row has it */
     int64_t ledger_total;                /* the sum of all rows, and of those that were pruned */
@@ -41,6 +42,7 @@ struct shard_books {
     int64_t parked_rows_total;           /* the sum of the rows of counterd.parked */
     int64_t quarantined_rows;            /* without a decision, and with batches that Postgres lacks */
     int64_t quarantined;                 /* their total */
+    bool vector_behind;                  /* the vector lacks what Redis knows to be in Postgres */
 };
 
 /* From best to worst. */
@@ -65,6 +67,9 @@ struct shard_audit audit_shard(const struct shard_holdings *holdings, const stru
 /* Notes that the shard's counters hold `difference` less than the books say, if the shard is not worse off.
  */
 void audit_note_counters(struct shard_audit *shard, int64_t difference);
+
+/* Notes a verdict that no difference tells, if it is a worse one. */
+void audit_note(struct shard_audit *audit, enum audit_verdict verdict, const char *where);
 
 /* The shard's figures onto the total, whose verdict becomes the worst of all. `total` starts zeroed. */
 void audit_add(struct shard_audit *total, const struct shard_audit *shard);

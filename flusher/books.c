@@ -57,6 +57,7 @@ static void take_books(const struct pg_result *rows, int at, struct shard_books 
     books->parked_total = rows_bigint(rows, at, 9);
     books->dropped_total = rows_bigint(rows, at, 10);
     books->parked_rows_total = rows_bigint(rows, at, 11);
+    books->vector_behind = rows_bigint(rows, at, 12) == 1;
 }
 
 int books_read(struct postgres *postgres, const struct config *config, const struct shard_holdings *holdings,
@@ -75,9 +76,14 @@ int books_read(struct postgres *postgres, const struct config *config, const str
         " WHERE COALESCE(w.seq, 0) < (b.value->>1)::bigint)) GROUP BY q.shard)"
         " SELECT s.head_gen, s.cumulative_total, s.recovered_total, head.cumulative_total,"
         " COALESCE(booked.total, 0) + s.pruned_total,"
-        " (h.prev_gen = '' OR prev.gen IS NOT NULL)::integer, prev.cumulative_total, waiting.len, "
-        "waiting.total, s.parked_total, s.dropped_total, parked.total"
-        " FROM unnest($2::text[]) WITH ORDINALITY AS h (prev_gen, number)"
+        /* A newest row that is gone is told by what the others don't add up to. */
+        " (h.prev_gen IN ('', s.head_gen) OR prev.gen IS NOT NULL)::integer,"
+        " COALESCE(prev.cumulative_total, s.cumulative_total * (h.prev_gen = s.head_gen)::integer),"
+        " waiting.len, waiting.total, s.parked_total, s.dropped_total, parked.total,"
+        " EXISTS (SELECT FROM jsonb_each_text(h.durable::jsonb) AS d LEFT JOIN counterd.writers AS w"
+        " ON w.namespace = $1 AND w.shard = h.number - 1 AND w.writer = d.key"
+        " WHERE COALESCE(w.seq, 0) < d.value::bigint)::integer"
+        " FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS h (prev_gen, durable, number)"
         " LEFT JOIN counterd.shards AS s ON s.namespace = $1 AND s.shard = h.number - 1"
         " LEFT JOIN counterd.ledger AS head ON head.namespace = $1 AND head.gen = s.head_gen"
         " LEFT JOIN counterd.ledger AS prev ON prev.namespace = $1 AND prev.gen = h.prev_gen"
@@ -86,18 +92,24 @@ int books_read(struct postgres *postgres, const struct config *config, const str
         " LEFT JOIN parked ON parked.shard = h.number - 1"
         " ORDER BY h.number";
     struct parameters parameters = {0};
-    struct pgarray released = {0};
+    struct pgarray released = {0}, durable = {0};
     struct pg_result *rows = NULL;
     int r;
 
     pgarray_begin(&released, PGARRAY_TEXT, (size_t)config->shards);
-    for (int64_t i = 0; i < config->shards; i++)
+    pgarray_begin(&durable, PGARRAY_TEXT, (size_t)config->shards);
+    for (int64_t i = 0; i < config->shards; i++) {
         pgarray_add_text(&released, span_of(holdings[i].prev_id));
+        pgarray_add_text(&durable, span_of(holdings[i].durable ? holdings[i].durable : "{}"));
+    }
     parameters_text(&parameters, config->namespace);
     parameters_array(&parameters, &released);
-    r = pgarray_ok(&released) ? postgres_execute(postgres, sql, &parameters, &rows, error)
-                              : error_set(error, -ENOMEM, "out of memory");
+    parameters_array(&parameters, &durable);
+    r = pgarray_ok(&released) && pgarray_ok(&durable)
+            ? postgres_execute(postgres, sql, &parameters, &rows, error)
+            : error_set(error, -ENOMEM, "out of memory");
     pgarray_done(&released);
+    pgarray_done(&durable);
     for (int i = 0; r == 0 && i < (int)config->shards; i++)
         take_books(rows, i, &ret_books[i]);
     rows_free(rows);
@@ -105,21 +117,6 @@ int books_read(struct postgres *postgres, const struct config *config, const str
 }
 
 /* --- counters --- */
-
-/* A query without parameters that gives one row. */
-static int read_numbers(struct postgres *postgres, const char *sql, int64_t *ret_numbers, int len,
-                        struct error *error)
-{
-    struct pg_result *rows;
-    int r = postgres_execute(postgres, sql, NULL, &rows, error);
-
-    if (r < 0)
-        return r;
-    for (int i = 0; i < len; i++)
-        ret_numbers[i] = rows_bigint(rows, 0, i);
-    rows_free(rows);
-    return 0;
-}
 
 static void add_applied(void *context, int64_t shard, const struct pg_result *rows, int at)
 {
@@ -182,17 +179,27 @@ static int locate(struct postgres *postgres, const struct config *config, int64_
 int books_counters(struct postgres *postgres, const struct config *config, int64_t *ret_total,
                    int64_t *ret_shards, struct error *error)
 {
-    int64_t numbers[2];
-    int r = read_numbers(
-        postgres,
-        "SELECT (SELECT COALESCE(sum(cumulative_total + recovered_total - parked_total - dropped_total"
-        " - elsewhere_total), 0) FROM counterd.shards)"
-        " - (SELECT COALESCE(sum(value), 0) FROM counterd.counters),"
-        " (SELECT count(*) FROM counterd.namespaces)",
-        numbers, 2, error);
+    static const char sql[] =
+        "WITH claims AS (SELECT namespace = $1 AS own, cumulative_total + recovered_total - parked_total"
+        " - dropped_total - elsewhere_total AS total FROM counterd.shards)"
+        " SELECT COALESCE(sum(total), 0) - (SELECT COALESCE(sum(value), 0) FROM counterd.counters),"
+        " count(*) FILTER (WHERE own AND total <> 0), count(*) FILTER (WHERE NOT own AND total <> 0)"
+        " FROM claims";
+    struct parameters parameters = {0};
+    struct pg_result *rows;
+    bool counts, others_count;
+    int r;
 
+    parameters_text(&parameters, config->namespace);
+    r = postgres_execute(postgres, sql, &parameters, &rows, error);
     if (r < 0)
         return r;
-    *ret_total = numbers[0];
-    return numbers[0] != 0 && numbers[1] == 1 ? locate(postgres, config, ret_shards, error) : 0;
+    *ret_total = rows_bigint(rows, 0, 0);
+    counts = rows_bigint(rows, 0, 1) > 0;
+    others_count = rows_bigint(rows, 0, 2) > 0;
+    rows_free(rows);
+    /* Where only others count, it is theirs. */
+    if (!counts && others_count)
+        *ret_total = 0;
+    return *ret_total != 0 && !others_count ? locate(postgres, config, ret_shards, error) : 0;
 }

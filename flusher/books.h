@@ -19,7 +19,8 @@ MUST_CHECK int books_read(struct postgres *postgres, const struct config *config
                           struct error *error);
 
 /* What counterd.counters lacks (below zero: has too much) of what the books say is in it, in one snapshot:
- * in all, and when that is not 0, for each shard, unless other namespaces count in the same table. */
+ * in all, and when that is not 0, for each shard, unless other namespaces count in the same table. 0 when
+ * only others do. */
 MUST_CHECK int books_counters(struct postgres *postgres, const struct config *config, int64_t *ret_total,
                               int64_t *ret_shards, struct error *error);
 

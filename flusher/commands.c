@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "flusher/books.h"
+#include "flusher/catch_up.h"
 #include "flusher/daemon.h"
 #include "flusher/failure.h"
 #include "flusher/jobs.h"
@@ -18,7 +19,6 @@
 #include "flusher/progress.h"
 #include "flusher/prune.h"
 #include "flusher/quarantine.h"
-#include "flusher/resume.h"
 #include "flusher/source_redis.h"
 #include "flusher/whole.h"
 #include "lib/clock.h"
@@ -187,20 +187,25 @@ static void keep_partitions(struct session *session)
                   kept.postponed);
 }
 
-/* After a pass in which every shard was flushed. */
-static int tidy(struct session *session, struct error *error)
+/* Where there was nothing to flush, and what nobody can ask for any more. */
+static int tidy_up(struct session *session, const struct jobs_result *result, struct error *error)
 {
-    int r = resume_idle(session->postgres, session->source, session->config, error);
+    int64_t caught_up;
+    int r =
+        catch_up(session->postgres, session->source, session->config, result->fresh_ms, &caught_up, error);
 
-    if (r < 0) {
-        log_error(LOG_LEVEL_ERROR, "resume_failed", error);
-        return r;
-    }
-    r = prune_requests(session->postgres, session->source, session->config, error);
+    if (caught_up > 0)
+        log_event(LOG_LEVEL_WARN, "caught_up",
+                  "shards=%" PRId64
+                  " hint=\"Redis went back in time or was emptied, with nothing pending there "
+                  "now; its totals go on from what Postgres has\"",
+                  caught_up);
+    if (r == 0)
+        r = prune_requests(session->postgres, session->source, session->config, error);
     if (r == 0)
         r = prune_books(session->postgres, session->config, error);
     if (r < 0)
-        log_error(LOG_LEVEL_ERROR, "prune_failed", error);
+        log_error(LOG_LEVEL_ERROR, "tidy_up_failed", error);
     return r;
 }
 
@@ -240,7 +245,7 @@ static int flush_all(struct session *session, struct run_metrics *metrics, struc
     }
     /* One that was told to stop has not seen all shards. */
     if (result.failure == 0 && r == 0 && result.shards == session->config->shards)
-        r = tidy(session, error);
+        r = tidy_up(session, &result, error);
     r = failure_worse(result.failure, r);
     take_metrics(metrics, &result);
     jobs_result_done(&result, session->config);
@@ -423,6 +428,8 @@ static int audit_shards(struct session *session, struct shard_audit *shards, str
         r = books_read(session->postgres, config, holdings, books, error);
     for (int64_t i = 0; r == 0 && i < config->shards; i++)
         shards[i] = audit_shard(&holdings[i], &books[i]);
+    for (int64_t i = 0; holdings && i < config->shards; i++)
+        free(holdings[i].durable);
     free(holdings);
     free(books);
     return r;
@@ -446,24 +453,23 @@ static int audit_counters(struct session *session, struct shard_audit *shards, s
     return r;
 }
 
-static int report_verdict(struct session *session, const struct shard_audit *total,
+static int report_verdict(struct session *session, struct shard_audit *total,
                           const struct shard_audit *shards)
 {
     struct daemon_status status;
     struct error error;
     bool answered = daemon_ask(session->config, &status, &error) == 0;
-    enum audit_verdict verdict = total->verdict;
 
-    if (answered && verdict < AUDIT_LATE && !status.ready)
-        verdict = AUDIT_LATE;
+    if (answered && !status.ready)
+        audit_note(total, AUDIT_LATE, "counterd cannot store at the moment; see its status page");
     if (answered && status.lost > 0)
-        verdict = AUDIT_LOST;
+        audit_note(total, AUDIT_LOST, "counterd says that more was forgotten than it could send again");
     report_audit(session->options->style,
-                 &(struct report_audit){verdict, total, shards, (size_t)session->config->shards,
+                 &(struct report_audit){total, shards, (size_t)session->config->shards,
                                         answered ? &status : NULL, answered ? NULL : error.text});
-    if (verdict == AUDIT_BALANCED)
+    if (total->verdict == AUDIT_BALANCED)
         return EX_OK;
-    return verdict == AUDIT_LATE ? EX_TEMPFAIL : EX_DATAERR;
+    return total->verdict == AUDIT_LATE ? EX_TEMPFAIL : EX_DATAERR;
 }
 
 int command_audit(const struct config *config, const struct command_options *options)

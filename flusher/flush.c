@@ -337,6 +337,8 @@ static void report(const struct flush *flush, const struct cargo *cargo, struct 
     result->mixed |= cargo->verdict == VERDICT_MIXED;
     if (cargo->quarantined && flush->on_quarantine)
         flush->on_quarantine(cargo->shard, &cargo->generation, cargo->keys, cargo->total);
+    if (cargo->verdict == VERDICT_APPLIED && !cargo->standing.in_ledger && flush->on_applied_before)
+        flush->on_applied_before(cargo->shard, &cargo->generation, cargo->keys, cargo->total);
 }
 
 /* The source may forget the generation. */

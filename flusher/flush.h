@@ -39,8 +39,11 @@ struct flush {
      * shards share a transaction, the fewer times each page is visited (docs/performance-flush.md); and the
      * longer it holds its rows. */
     size_t gather_keys;
-    /* Called when a generation went into quarantine; or NULL. */
+    /* Called when a generation went into quarantine, and when one that the ledger does not know turned out to
+     * be applied, because the source has gone back in time; or NULL. */
     void (*on_quarantine)(uint32_t shard, const struct generation *generation, int64_t keys, int64_t total);
+    void (*on_applied_before)(uint32_t shard, const struct generation *generation, int64_t keys,
+                              int64_t total);
     struct updates updates; /* memory kept; starts zeroed, ended by flush_done() */
     struct cargo *cargo;    /* loaded, shards ascending; the same */
     size_t cargo_len;

@@ -80,6 +80,16 @@ static void log_quarantine(uint32_t shard, const struct generation *generation, 
               "Postgres has with what it lacks");
 }
 
+static void log_applied_before(uint32_t shard, const struct generation *generation, int64_t keys,
+                               int64_t total)
+{
+    log_event(LOG_LEVEL_WARN, "applied_before",
+              "shard=%" PRIu32 " gen=%s keys=%" PRId64 " increments=%" PRId64
+              " hint=\"Redis went back in time, and had again what Postgres has: nothing of it was applied a "
+              "second time\"",
+              shard, generation->id, keys, total);
+}
+
 /* No shard has failed, but somebody has to look. */
 static void note_quarantine(struct job *job, int64_t shard, int64_t quarantined)
 {
@@ -276,7 +286,8 @@ static void *job_main(void *argument)
             (struct flush){.source = &source,
                            .sink = &sink,
                            .gather_keys = (size_t)job->pass->options->config->flush.keys_per_transaction,
-                           .on_quarantine = log_quarantine};
+                           .on_quarantine = log_quarantine,
+                           .on_applied_before = log_applied_before};
         while (flush_several(job))
             ;
     }

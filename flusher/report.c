@@ -324,7 +324,7 @@ void report_status(enum report_style style, const struct config *config, const s
 #define AUDIT_FIELDS 12
 
 /* `shard` is below 0 for the total. */
-static size_t describe_audit(const struct shard_audit *audit, enum audit_verdict verdict, int64_t shard,
+static size_t describe_audit(const struct shard_audit *audit, int64_t shard,
                              struct field ret_fields[AUDIT_FIELDS])
 {
     size_t len = 0;
@@ -333,7 +333,7 @@ static size_t describe_audit(const struct shard_audit *audit, enum audit_verdict
         ret_fields[len++] = text_field("event", "audit");
     else
         ret_fields[len++] = whole_field("shard", shard);
-    ret_fields[len++] = text_field("verdict", audit_verdict_name(verdict));
+    ret_fields[len++] = text_field("verdict", audit_verdict_name(audit->verdict));
     ret_fields[len++] = whole_field("accepted", audit->accepted);
     ret_fields[len++] = whole_field("applied", audit->applied);
     ret_fields[len++] = whole_field("open", audit->open);
@@ -343,6 +343,11 @@ static size_t describe_audit(const struct shard_audit *audit, enum audit_verdict
     ret_fields[len++] = whole_field("quarantined", audit->quarantined);
     ret_fields[len++] = whole_field("difference", audit->difference);
     ret_fields[len++] = text_field("where", audit->where[0] ? audit->where : NULL);
+    if (shard < 0)
+        ret_fields[len++] =
+            text_field("hint", audit->verdict > AUDIT_LATE
+                                   ? "what it may come from and what to do: docs/operations.md, 'The audit'"
+                                   : NULL);
     return len;
 }
 
@@ -394,12 +399,12 @@ static void print_audit(const struct report_audit *audit)
     for (size_t i = 0; i < audit->shards_len; i++) {
         if (audit->shards[i].verdict == AUDIT_BALANCED)
             continue;
-        len = describe_audit(&audit->shards[i], audit->shards[i].verdict, (int64_t)i, fields);
+        len = describe_audit(&audit->shards[i], (int64_t)i, fields);
         printf("event=audit_shard ");
         print_line(fields, len);
     }
     print_daemon(audit);
-    len = describe_audit(audit->total, audit->verdict, -1, fields);
+    len = describe_audit(audit->total, -1, fields);
     print_line(fields, len);
 }
 
@@ -428,12 +433,12 @@ void report_audit(enum report_style style, const struct report_audit *audit)
         print_audit(audit);
         return;
     }
-    len = describe_audit(audit->total, audit->verdict, -1, fields);
+    len = describe_audit(audit->total, -1, fields);
     object = make_object(fields, len);
     cJSON_AddItemToObject(object, "counterd", make_daemon(audit));
     shards = cJSON_AddArrayToObject(object, "by_shard");
     for (size_t i = 0; i < audit->shards_len; i++) {
-        len = describe_audit(&audit->shards[i], audit->shards[i].verdict, (int64_t)i, fields);
+        len = describe_audit(&audit->shards[i], (int64_t)i, fields);
         cJSON_AddItemToArray(shards, make_object(fields, len));
     }
     print_object(object);

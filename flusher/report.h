@@ -47,8 +47,7 @@ void report_key(enum report_style style, const char *key, const struct stored *s
 void report_status(enum report_style style, const struct config *config, const struct overview_view *view);
 
 struct report_audit {
-    enum audit_verdict verdict; /* with the daemon's part in it */
-    const struct shard_audit *total, *shards;
+    const struct shard_audit *total, *shards; /* the daemon's part is in the total's verdict */
     size_t shards_len;
     const struct daemon_status *daemon; /* NULL = it did not answer, and then: */
     const char *daemon_failure;

@@ -496,16 +496,6 @@ static int reset(void *context, uint32_t shard, const char *id, const struct res
     return r;
 }
 
-int source_redis_resume(struct source_redis *source, uint32_t shard, const char *prev_id,
-                        const struct reset *to, struct error *error)
-{
-    char accepted[24], events[24];
-    struct span args[] = {span_of(prev_id), span_of(to->head_id), spell(accepted, to->accepted),
-                          spell(events, to->events)};
-
-    return run_step(source, SCRIPT_RESUME, shard, args, ARRAY_LEN(args), "RESUMED", error);
-}
-
 struct source source_redis_seam(struct source_redis *source)
 {
     return (struct source){source, seal, read_page, release, reset, settle, expect};

@@ -26,15 +26,6 @@ struct source source_redis_seam(struct source_redis *source);
  * recorded if `record`. */
 MUST_CHECK int source_redis_check_shards(struct source_redis *source, bool record, struct error *error);
 
-/* What each shard has released last, asked for all at once; "" = nothing. `ret_ids`: as many as shards. */
-MUST_CHECK int source_redis_released(struct source_redis *source, char (*ret_ids)[GENERATION_ID_LEN_MAX + 1],
-                                     struct error *error);
-
-/* The step resume: the shard goes on from `to`, whose vector is left out, if nothing is pending in it and
- * `prev_id` is what it has released last; else nothing. */
-MUST_CHECK int source_redis_resume(struct source_redis *source, uint32_t shard, const char *prev_id,
-                                   const struct reset *to, struct error *error);
-
 /* Read-only. */
 MUST_CHECK int source_redis_peek(struct source_redis *source, struct span key, struct peek *ret_peek,
                                  struct error *error);
@@ -44,6 +35,12 @@ MUST_CHECK int source_redis_state(struct source_redis *source, uint32_t shard, s
 /* Removes writers from what a shard remembers of them, for good. */
 MUST_CHECK int source_redis_forget(struct source_redis *source, uint32_t shard, const char *const *writers,
                                    size_t writers_len, struct error *error);
+
+/* Lets the shard go on from `head_id`, with which the ledger is `ahead` of what `seen` says was released
+ * last; not done if the shard holds anything, or is not as it was seen any more. */
+MUST_CHECK int source_redis_catch_up(struct source_redis *source, uint32_t shard,
+                                     const struct shard_state *seen, const char *head_id,
+                                     const struct correction *ahead, bool *ret_done, struct error *error);
 
 /* The sealed set, too, is added up, however large; unless it goes away meanwhile. */
 MUST_CHECK int source_redis_holdings(struct source_redis *source, uint32_t shard,

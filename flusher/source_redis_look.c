@@ -125,56 +125,30 @@ int source_redis_forget(struct source_redis *source, uint32_t shard, const char 
     return r;
 }
 
-static bool take_released(const struct redisReply *reply, char ret_id[GENERATION_ID_LEN_MAX + 1])
-{
-    struct span text = {0};
-
-    if (!reply_is_nil(reply) && (!reply_string(reply, &text) || text.len > GENERATION_ID_LEN_MAX))
-        return false;
-    snprintf(ret_id, GENERATION_ID_LEN_MAX + 1, "%.*s", (int)text.len, text.ptr ? text.ptr : "");
-    return true;
-}
-
-static int64_t ask_released(struct source_redis *source)
-{
-    const struct config *config = source_redis_config(source);
-    int64_t sent = 0;
-
-    for (bool more = true; more && sent < config->shards; sent += more) {
-        struct shard_keys keys;
-        keyspace_shard_keys(&keys, config->namespace, (uint32_t)sent);
-        more = redis_send(source_redis_connection(source),
-                          (const char *[]){"HGET", keys.name[SHARD_KEY_META], "prev_gen", NULL});
-    }
-    return sent;
-}
-
-int source_redis_released(struct source_redis *source, char (*ret_ids)[GENERATION_ID_LEN_MAX + 1],
+int source_redis_catch_up(struct source_redis *source, uint32_t shard, const struct shard_state *seen,
+                          const char *head_id, const struct correction *ahead, bool *ret_done,
                           struct error *error)
 {
-    struct redis *redis = source_redis_connection(source);
-    int r = source_redis_settle(source, error);
-    int64_t sent;
+    const int64_t totals[] = {seen->accepted, whole_add(seen->accepted, ahead->total),
+                              whole_add(seen->accepted_at_seal, ahead->total),
+                              whole_add(seen->events, ahead->events),
+                              whole_add(seen->events_at_seal, ahead->events)};
+    char numbers[ARRAY_LEN(totals)][24];
+    struct span args[2 + ARRAY_LEN(totals)] = {span_of(seen->prev_id), [2] = span_of(head_id)};
+    struct redisReply *reply;
+    int r;
 
-    if (r == 0)
-        r = redis_connect(redis, error);
+    for (size_t i = 0; i < ARRAY_LEN(totals); i++) {
+        snprintf(numbers[i], sizeof(numbers[i]), "%" PRId64, totals[i]);
+        args[i == 0 ? 1 : 2 + i] = span_of(numbers[i]);
+    }
+    r = source_redis_script(source, SCRIPT_CATCH_UP, shard, args, ARRAY_LEN(args), &reply, error);
     if (r < 0)
         return r;
-    sent = ask_released(source);
-    if (sent < source_redis_config(source)->shards)
-        r = error_set(error, FAILURE_UNAVAILABLE, "can't send to Redis");
-    for (int64_t i = 0; i < sent; i++) {
-        struct error ignored;
-        struct redisReply *reply;
-        int received = redis_receive(redis, &reply, r < 0 ? &ignored : error);
-        if (received < 0)
-            return r < 0 ? r : received;
-        if (r == 0)
-            r = reply_check(reply, error);
-        if (r == 0 && !take_released(reply, ret_ids[i]))
-            r = reply_misunderstood("HGET prev_gen", error);
-        reply_free(reply);
-    }
+    *ret_done = reply_text_is(reply, 0, "CAUGHT_UP");
+    if (!*ret_done && !reply_text_is(reply, 0, "GONE"))
+        r = reply_misunderstood("catch_up", error);
+    reply_free(reply);
     return r;
 }
 
@@ -183,6 +157,8 @@ int source_redis_released(struct source_redis *source, char (*ret_ids)[GENERATIO
 
 static bool take_holdings(const struct redisReply *reply, struct shard_holdings *holdings)
 {
+    struct span durable;
+
     holdings->set_aside = reply_text_is(reply, 4, "1");
     holdings->open_known = !reply_text_is(reply, 7, "");
     holdings->sealed_known = !reply_text_is(reply, 8, "");
@@ -191,7 +167,8 @@ static bool take_holdings(const struct redisReply *reply, struct shard_holdings 
            source_redis_take_id(reply, 3, holdings->prev_id) &&
            reply_whole(reply, 5, &holdings->open_members) &&
            reply_whole(reply, 6, &holdings->sealed_members) && reply_whole(reply, 7, &holdings->open) &&
-           reply_whole(reply, 8, &holdings->sealed);
+           reply_whole(reply, 8, &holdings->sealed) && reply_text(reply, 9, &durable) &&
+           (holdings->durable = strndup(durable.ptr, durable.len));
 }
 
 /* In pages, because nobody writes to it any more. */

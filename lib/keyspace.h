@@ -81,7 +81,6 @@ enum script_id {
     SCRIPT_SEAL,
     SCRIPT_RELEASE,
     SCRIPT_RESET,
-    SCRIPT_RESUME,
     SCRIPT_PEEK,
     SCRIPT_STATE,
     SCRIPT_AUDIT,
@@ -89,6 +88,7 @@ enum script_id {
     SCRIPT_LARGEST,
     SCRIPT_MEMORY,
     SCRIPT_LOOK,
+    SCRIPT_CATCH_UP,
     SCRIPT_COUNT
 };
 

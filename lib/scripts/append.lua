@@ -38,7 +38,10 @@ if marked then
   return {marked == mark and 'DUP' or 'OTHER', '0'}
 end
 
-local last = math.max(tonumber(redis.call('HGET', writers, writer) or 0), known)
+-- What is open is here, whatever became of the writer's entry: a Redis that evicts keys may have thrown that away.
+local seqs = redis.call('HGET', open_seqs, writer)
+local first, newest = string.match(seqs or '', '^(%d+)%-(%d+)$')
+local last = math.max(tonumber(redis.call('HGET', writers, writer) or 0), tonumber(newest or 0), known)
 local safe = redis.call('HGET', durable, writer) or '0'
 if seq <= last then
   return {'DUP', safe}
@@ -111,8 +114,6 @@ local accepted, all_events = tonumber(state[1] or 0), tonumber(state[2] or 0) + 
 if math.abs(accepted) + bound > TOTAL_MAX or all_events > TOTAL_MAX then
   return redis.error_reply('RANGE append: the running total of this shard is full')
 end
-local seqs = redis.call('HGET', open_seqs, writer)
-local first = seqs and string.match(seqs, '^(%d+)%-') or ARGV[2]
 local time = redis.call('TIME')
 local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
 
@@ -128,7 +129,7 @@ for from = 1, count, CHUNK do
   end
   redis.call('ZADD', open, unpack(scored))
 end
-redis.call('HSET', open_seqs, writer, first .. '-' .. ARGV[2])
+redis.call('HSET', open_seqs, writer, (first or ARGV[2]) .. '-' .. ARGV[2])
 local fields = {'last_append_ms', now}
 if not opened then
   fields[3], fields[4] = 'opened_ms', now

@@ -120,10 +120,13 @@ class EveryStep(harness.Case):
                 self.assertEqual(self.redis.pending(), {})
 
     def test_flusher_overtaken_at_every_step(self):
-        """Another run does all the work while this one waits right before or after a request to Redis."""
+        """Another run does all the work while this one waits right before or after a request to Redis, or to Postgres as long
+        as it has locked nothing there."""
         self.migrate()
         counterd = self.counterd(shards=2)
-        config = self.write_config("through_redis.json", shards=2, redis=self.through_proxy)
+        postgres, through = self.proxied_postgres()
+        through_postgres = self.write_config("through_postgres.json", postgres=through, shards=2)
+        through_redis = self.write_config("through_redis.json", shards=2, redis=self.through_proxy)
         direct = self.write_config("direct.json", shards=2)
         rounds = 0
 
@@ -135,18 +138,21 @@ class EveryStep(harness.Case):
             counterd.send_udp([f"key.{key}:1|c" for key in range(30)])
             counterd.settle(30 * rounds)
 
-        for script in ("seal", "read", "release"):
-            for before in (True, False):
-                rounds += 1
-                counterd.send_udp([f"key.{key}:1|c" for key in range(30)])
-                counterd.settle(30 * rounds)
-                self.proxy.hold(is_step(script), overtake, before)
-                overtaken = self.flusher("run", config=config, code=None)
-                self.assertIn(overtaken.code, (harness.EXIT_OK, harness.EXIT_TEMPFAIL), overtaken)
-                self.assertEqual(self.proxy.times, 0, f"no {script} was seen")
-                self.flusher("run", config=direct)
-                self.assertEqual(self.counters(), {f"key.{key}": rounds for key in range(30)})
-                self.assertEqual(self.redis.pending(), {})
+        steps = [(self.proxy, through_redis, is_step(script), before)
+                 for script in ("seal", "read", "release") for before in (True, False)]
+        steps += [(postgres, through_postgres, is_sql(sql), before)
+                  for sql, before in (("begin", True), ("begin", False), ("for update", True), ("commit\0", False))]
+        for step, (proxy, config, when, before) in enumerate(steps):
+            rounds += 1
+            counterd.send_udp([f"key.{key}:1|c" for key in range(30)])
+            counterd.settle(30 * rounds)
+            proxy.hold(when, overtake, before)
+            overtaken = self.flusher("run", config=config, code=None)
+            self.assertIn(overtaken.code, (harness.EXIT_OK, harness.EXIT_TEMPFAIL), overtaken)
+            self.assertEqual(proxy.times, 0, f"step {step} was not seen")
+            self.flusher("run", config=direct)
+            self.assertEqual(self.counters(), {f"key.{key}": rounds for key in range(30)})
+            self.assertEqual(self.redis.pending(), {})
 
     def test_the_row_that_redis_goes_by_is_not_pruned(self):
         """A slow run ends, and clears old rows, when another has just committed and was killed before it could release."""

@@ -20,6 +20,7 @@ import harness
 from test_every_step import is_script, is_sql
 
 SEED = 5
+MANUAL = harness.ROOT / "docs" / "operations.md"
 EXIT_DATA = 65
 
 
@@ -47,7 +48,11 @@ class RollbackCase(harness.Case):
         return self.redis.seal(shard, gen)
 
     def audit(self, code=harness.EXIT_OK, **options):
-        return json.loads(self.flusher("audit", "--json", code=code, **options).out)
+        audit = json.loads(self.flusher("audit", "--json", code=code, **options).out)
+        for row in audit["by_shard"]:
+            if row["verdict"] in ("lost", "doubled"):
+                self.assertIn(f'"{row["where"]}"', MANUAL.read_text(), "the manual says what to do")
+        return audit
 
     def quarantine(self, **options):
         return json.loads(self.flusher("quarantine", "list", "--json", **options).out)["quarantine"]
@@ -97,6 +102,22 @@ class Living(RollbackCase):
             self.flusher("quarantine", "drop", str(row["id"]))
         self.assertEqual(self.quarantine(), [])
         self.assertEqual(counterd.status()["redis"]["increments_lost"], 0)
+
+    def test_what_comes_again_whole_is_told_and_not_applied(self):
+        counterd = self.counterd(shards=1)
+        config = self.write_config("f.json", shards=1)
+        self.send(counterd, {"a": 7})
+        backup = self.backup()
+        self.assertEqual(self.flush(config=config).err, "")
+        counterd.stop()
+        self.roll_back(backup)
+        done = self.flush(config=config)
+        [line] = [harness.parse_log_line(line) for line in done.err.splitlines()]
+        self.assertEqual((line["level"], line["event"], line["shard"], line["keys"], line["increments"]),
+                         ("warn", "applied_before", "0", "1", "7"))
+        self.assertIn("increments=0", done.out)
+        self.assertEqual(self.counters(), {"a": 7})
+        self.audit(config=config)
 
     def test_quarantine_is_told_loudly(self):
         counterd = self.counterd(shards=1)
@@ -314,26 +335,33 @@ class Living(RollbackCase):
         self.assertEqual(json.loads(self.flusher("get", "key.1", "--json").out)["value"], self.sent["key.1"])
         self.assertEqual(json.loads(self.flusher("status", "--json", code=None).out)["open_increments"], 0)
 
-    def test_an_idle_shard_goes_on_from_where_postgres_is(self):
-        """Redis went back, a bit or to nothing, and no traffic tells: after the next run that is over."""
+    def test_forgotten_where_nothing_comes_any_more(self):
+        """All that Redis forgot is in Postgres, and its shards get no traffic again: one flush, and nothing is late."""
         counterd = self.counterd()
-        self.send(counterd, {f"key.{n}": 5 for n in range(40)})
+        keys = [f"key.{n}" for n in range(40)]
+        self.send(counterd, {key: 5 for key in keys})
         self.flush()
         backup = self.backup()
-        self.send(counterd, {f"key.{n}": 1 for n in range(40)})
+        self.send(counterd, {key: 10**12 for key in keys})
         self.flush()
         counterd.stop()
-        for go_back in (lambda: self.roll_back(backup), lambda: self.redis.call("FLUSHALL")):
-            go_back()
+        for forget in (lambda: self.roll_back(backup), lambda: self.redis.call("FLUSHALL")):
+            forget()
             self.assertEqual(self.audit(code=harness.EXIT_TEMPFAIL)["verdict"], "late")
-            self.flush()
+            done = self.flush()
+            [line] = [harness.parse_log_line(line) for line in done.err.splitlines()]
+            self.assertEqual((line["level"], line["event"], line["shards"]), ("warn", "caught_up", "8"))
             audit = self.audit()
-            self.assertEqual((audit["accepted"], audit["applied"]), (240, 240))
-            self.flusher("status")
-        another = self.counterd("another")
-        self.send(another, {f"key.{n}": 1 for n in range(20)})
+            self.assertEqual((audit["accepted"], audit["applied"]), (sum(self.sent.values()),) * 2)
+            status = json.loads(self.flusher("status", "--json").out)
+            self.assertEqual((status["shards_gone_back"], status["note"]), (0, None))
+            self.assertEqual(self.flush().err, "")
+        counterd = self.counterd("next")
+        self.send(counterd, {key: 1 for key in keys})
         self.flush()
-        self.assertEqual(self.audit()["accepted"], 260)
+        self.assertEqual(self.counters(), dict(self.sent))
+        self.assertEqual(self.audit()["accepted"], sum(self.sent.values()))
+        self.assertEqual(self.query("select sum(events)::text from counterd.ledger"), [[str(3 * len(keys))]])
 
     def test_a_shard_does_not_go_on_without_what_postgres_lost(self):
         counterd = self.counterd(shards=1)
@@ -345,6 +373,22 @@ class Living(RollbackCase):
                    " head_gen = (select gen from counterd.ledger)")
         self.flush(config=config)
         self.assertEqual(self.audit(code=EXIT_DATA, config=config)["verdict"], "lost")
+
+
+class Evicted(RollbackCase):
+    """Redis throws a key of a shard away while batches wait there, as another maxmemory-policy than noeviction lets it."""
+
+    def test_no_key_doubles_in_silence(self):
+        counterd = self.counterd(shards=1)
+        config = self.write_config("f.json", shards=1)
+        self.send(counterd, {"a": 1})
+        self.flush(config=config)
+        for name in ("writers", "durable", "open_seqs"):
+            with self.subTest(key=name):
+                self.send(counterd, {"a": 10})
+                self.assertEqual(self.redis.call("DEL", f"{{counterd:0}}:{name}"), 1)
+                self.flush_until_exact(counterd, config)
+                self.audit(config=config)
 
 
 class Dead(RollbackCase):
@@ -478,7 +522,30 @@ class Audit(RollbackCase):
         config = self.write_config("f.json", listen={**self.config["listen"], "http": http})
         other.kill()
         harness.wait_until(lambda: counterd.http("/readyz")[0] == 503, what="not ready")
-        self.assertEqual(self.audit(code=harness.EXIT_TEMPFAIL, config=config)["verdict"], "late")
+        audit = self.audit(code=harness.EXIT_TEMPFAIL, config=config)
+        self.assertEqual(audit["verdict"], "late")
+        self.assertIn("counterd cannot store", audit["where"])
+
+    def test_lost_when_the_history_was_too_small(self):
+        """Redis forgets what no history holds: the log says which batches, and the audit that it is lost and not late."""
+        counterd = self.ready(history_bytes=0)
+        http = ":".join(map(str, counterd.address("http")))
+        config = self.write_config("f.json", listen={**self.config["listen"], "http": http})
+        keys = [f"key.{n}" for n in range(40)]
+        for _ in range(2):
+            self.send(counterd, {key: 1 for key in keys})
+        self.redis.call("FLUSHALL")
+        self.send(counterd, {key: 1 for key in keys})
+        harness.wait_until(lambda: counterd.status()["redis"]["increments_lost"] == 80, what=counterd.status)
+        told = counterd.events("increments_lost")
+        self.assertEqual(sum(int(line["increments_at_most"]) for line in told), 80)
+        self.assertEqual([(line["shard"], line["first_seq"], line["last_seq"]) for line in sorted(told, key=lambda line: line["shard"])],
+                         [(str(shard), "1", "2") for shard in range(8)])
+        self.flush(config=config)
+        self.assertEqual(self.counters(), {key: 1 for key in keys})
+        audit = self.audit(code=EXIT_DATA, config=config)
+        self.assertEqual((audit["verdict"], audit["counterd"]["lost_at_most"], self.wrong(audit)), ("lost", 80, []))
+        self.assertIn(f'"{audit["where"]}"', MANUAL.read_text())
 
     def test_a_change_by_hand_is_found_and_its_shard_named(self):
         counterd = self.counterd()
@@ -516,6 +583,97 @@ class Audit(RollbackCase):
                 text = self.flusher("audit", code=EXIT_DATA).out
                 self.assertRegex(text, rf"event=audit_shard shard={shard} verdict=(lost|doubled) .*where=.*{where}")
                 change(-by)
+
+    def wrong(self, audit):
+        return [(row["shard"], row["verdict"], row["difference"]) for row in audit["by_shard"] if row["verdict"] != "balanced"]
+
+    def test_a_row_of_the_ledger_that_was_deleted_is_found_and_what_it_held(self):
+        """The newest, which is the one that Redis goes by, and one before."""
+        counterd = self.counterd()
+        for value in (3, 4):
+            self.send(counterd, {f"key.{n}": value for n in range(80)})
+            self.flush()
+        self.send(counterd, {f"key.{n}": 5 for n in range(80)})
+        newest = "gen in (select head_gen from counterd.shards)"
+        for shard, which in ((2, newest), (5, f"not {newest}")):
+            which = f"from counterd.ledger where shard = {shard} and {which}"
+            [[total]] = self.query(f"select total {which}")
+            self.query(f"create table kept as select * {which}; delete {which}")
+            audit = self.audit(code=EXIT_DATA)
+            self.assertEqual(self.wrong(audit), [(shard, "lost", int(total))])
+            self.assertIn("counterd.ledger", audit["by_shard"][shard]["where"])
+            self.assertEqual(audit["accepted"], audit["applied"] + audit["open"])
+            self.assertIn("docs/operations.md", audit["hint"])
+            self.query("insert into counterd.ledger select * from kept; drop table kept")
+            self.assertIsNone(self.audit()["hint"])
+
+    def test_a_vector_that_lacks_what_was_flushed_is_found(self):
+        """By it a generation is known as new: without its rows the next one would go into quarantine."""
+        counterd = self.counterd()
+        for _ in range(2):
+            self.send(counterd, {f"key.{n}": 3 for n in range(80)})
+            self.flush()
+        self.query("create table kept as select * from counterd.writers")
+        for change in ("delete from counterd.writers where shard = 3",
+                       "update counterd.writers set seq = seq - 1 where shard = 3"):
+            self.query(change)
+            audit = self.audit(code=EXIT_DATA)
+            self.assertEqual(self.wrong(audit), [(3, "lost", 0)])
+            self.assertIn("counterd.writers", audit["by_shard"][3]["where"])
+            self.query("delete from counterd.writers; insert into counterd.writers select * from kept")
+            self.audit()
+
+    def test_what_the_manual_says_mends_it_for_good(self):
+        counterd = self.counterd()
+        keys = [f"key.{n}" for n in range(80)]
+
+        def count_and_flush():
+            self.send(counterd, {key: 3 for key in keys})
+            self.flush()
+
+        def difference_of(shard):
+            [(found, _, difference)] = self.wrong(self.audit(code=EXIT_DATA))
+            self.assertEqual(found, shard)
+            return difference
+
+        def raise_totals(shard, *names):
+            difference = difference_of(shard)
+            for name in names:
+                self.redis.call("HINCRBY", f"{{counterd:{shard}}}:meta", name, -difference)
+
+        count_and_flush()
+        count_and_flush()
+        self.send(counterd, {key: 3 for key in keys})
+        self.redis.call("ZREM", "{counterd:1}:open", self.redis.call("ZRANGE", "{counterd:1}:open", 0, 0)[0])
+        raise_totals(1, "accepted")
+        self.redis.call("ZINCRBY", "{counterd:2}:open", 9, "smuggled")
+        self.flush(code=harness.EXIT_OK)
+        raise_totals(2, "accepted", "accepted_at_seal")
+        self.query("delete from counterd.ledger where shard = 4 and gen not in (select head_gen from counterd.shards)")
+        self.query(f"update counterd.shards set pruned_total = pruned_total + {difference_of(4)} where shard = 4")
+        self.query("delete from counterd.writers where shard = 5")
+        writer, seq = self.redis.call("HGETALL", "{counterd:5}:durable")
+        self.assertEqual(difference_of(5), 0)
+        self.query("insert into counterd.writers (namespace, shard, writer, seq)"
+                   f" values ('counterd', 5, '{writer.decode()}', {seq.decode()})")
+        self.audit()
+        count_and_flush()
+        self.audit()
+
+    def test_a_lane_that_counts_elsewhere_is_not_blamed(self):
+        self.query("create table high (id text primary key, value bigint not null)")
+        targets = [{"match": "high.{id}", "table": "high", "value": "value", "merge": "max", "missing": "insert"},
+                   {"match": "*", "table": "counterd.counters"}]
+        counterd = self.counterd(targets=targets)
+        config = self.write_config("f.json", targets=targets)
+        self.send(counterd, {"key.1": 3, "high.1": 4})
+        self.flush(config=config)
+        self.query("update counterd.counters set value = value + 5")
+        lanes = [json.loads(line) for line in
+                 self.flusher("audit", "--json", code=EXIT_DATA, config=config).out.splitlines()]
+        self.assertEqual([(lane["namespace"], lane["verdict"], lane["difference"]) for lane in lanes],
+                         [("counterd", "doubled", -5), ("counterd@max", "balanced", 0)])
+        self.assertEqual([difference for _, _, difference in self.wrong(lanes[0])], [-5])
 
     def test_what_was_smuggled_in_stays_visible_after_the_flush(self):
         counterd = self.counterd(shards=1)
@@ -604,25 +762,27 @@ class Scripts(RollbackCase):
                          [b"-7", b"head", None, None])
         self.assertEqual(self.redis.call("HLEN", "{counterd:0}:durable"), 2)
 
-    def test_resume_only_where_nothing_is_pending(self):
-        good = ["", "head", "7", "3"]
-        for args in (good[:3], ["", "", "7", "3"], ["", "head", "x", "3"], ["", "head", "7", "-3"]):
-            with self.subTest(args=args), self.assertRaisesRegex(harness.RedisError, "BADARG"):
-                self.script("resume", *args)
-        self.assertEqual(self.script("resume", *good), [b"GONE"])  # something is sealed
-        self.assertEqual(self.dump(), self.before)
-        self.script("release", "mixed", "0", "0")
-        after = self.dump()
-        self.assertEqual(self.script("resume", "mixed", *good[1:]), [b"GONE"])  # something is open
-        self.assertEqual(self.dump(), after)
-        self.seal(0, "next")
-        self.script("release", "next", "0", "0")
-        after = self.dump()
-        self.assertEqual(self.script("resume", "mixed", *good[1:]), [b"GONE"])  # another is released
-        self.assertEqual(self.dump(), after)
-        self.assertEqual(self.script("resume", "next", *good[1:]), [b"RESUMED"])
-        self.assertEqual([self.field(name) for name in ("prev_gen", "accepted", "accepted_at_seal", "events",
-                                                        "events_at_seal")], [b"head", b"7", b"7", b"3", b"3"])
+    def test_catch_up_only_where_nothing_is_pending(self):
+        args = ["", "0", "head", "9", "9", "5", "5"]
+        self.assertEqual(self.script("catch_up", *args), [b"GONE"])
+        for name in ("sealed", "open"):
+            self.assertEqual(self.script("release", "mixed"), [b"RELEASED" if name == "sealed" else b"GONE"])
+            self.assertEqual(self.script("catch_up", "mixed", "3", *args[2:]), [b"GONE"])
+        self.assertEqual(self.script("seal", "second")[0], b"SEALED")
+        before = self.dump()
+        self.assertEqual(self.script("catch_up", "mixed", "3", *args[2:]), [b"GONE"])
+        self.assertEqual(self.dump(), before)
+        self.assertEqual(self.script("release", "second"), [b"RELEASED"])
+        before = self.dump()
+        for seen in (["mixed", "3"], ["second", "2"], ["", "3"]):
+            self.assertEqual(self.script("catch_up", *seen, *args[2:]), [b"GONE"])
+        for bad in (["second", "3", "", *args[3:]], ["second", "3", "head", "x", *args[4:]], ["second", "3", *args[2:-1]]):
+            with self.assertRaisesRegex(harness.RedisError, "BADARG"):
+                self.script("catch_up", *bad)
+        self.assertEqual(self.dump(), before)
+        self.assertEqual(self.script("catch_up", "second", "3", *args[2:]), [b"CAUGHT_UP"])
+        self.assertEqual([self.field(name) for name in ("prev_gen", "accepted", "accepted_at_seal", "events", "events_at_seal")],
+                         [b"head", b"9", b"9", b"5", b"5"])
 
     def test_release_checks_its_correction_first(self):
         for args in (("x", "0"), ("0", "1.5"), ("9210000000000000000", "0"), ("0", "-99999999999999999999")):

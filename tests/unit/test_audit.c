@@ -131,6 +131,17 @@ START_TEST(finds_a_ledger_without_what_was_released)
 }
 END_TEST
 
+START_TEST(finds_a_vector_without_what_was_released)
+{
+    struct shard_books postgres = books;
+
+    postgres.vector_behind = true;
+    must_judge(&holdings, &postgres, AUDIT_LOST, 0);
+    postgres.ledger_total -= 7; /* how much is said first */
+    must_judge(&holdings, &postgres, AUDIT_LOST, 7);
+}
+END_TEST
+
 START_TEST(is_late_while_a_rollback_is_not_dealt_with)
 {
     struct shard_holdings redis = {.accepted = 5, .open = 5, .open_known = true, .sealed_known = true};
@@ -208,6 +219,7 @@ static void add_tests(TCase *tests)
     tcase_add_test(tests, stands_on_the_totals_where_a_set_was_too_large);
     tcase_add_test(tests, finds_what_contradicts);
     tcase_add_test(tests, finds_a_ledger_without_what_was_released);
+    tcase_add_test(tests, finds_a_vector_without_what_was_released);
     tcase_add_test(tests, is_late_while_a_rollback_is_not_dealt_with);
     tcase_add_test(tests, leaves_out_of_the_balance_what_redis_forgot);
     tcase_add_test(tests, the_worst_shard_is_the_verdict);

@@ -407,6 +407,8 @@ struct http *http_new(const struct http_options *options)
     evhttp_set_timeout(http->server, TIMEOUT_S);
     evhttp_set_max_headers_size(http->server, HEADER_BYTES_MAX);
     evhttp_set_max_body_size(http->server, INCREMENTS_BODY_BYTES_MAX);
+    /* Closed before its client has sent all, a connection is reset, and the 413 may be lost with it. */
+    (void)evhttp_set_flags(http->server, EVHTTP_SERVER_LINGERING_CLOSE);
     return http;
 }
 

@@ -523,6 +523,8 @@ struct pipeline_rest pipeline_take_rest(struct pipeline *pipeline)
     struct pipeline_rest rest = {.spooled = outbox_spooled_events(pipeline->outbox)};
     struct batch *batch = batch_new(BATCH_KEYS_MAX * BATCH_ENTRY_BYTES_MAX);
 
+    if (pipeline->spool)
+        rest.spooled -= spool_removed_events(pipeline->spool);
     rest.events =
         table_events(filling_table(pipeline)) + outbox_pending_events(pipeline->outbox) - rest.spooled;
     rest.made = !outbox_drained(pipeline->outbox);

@@ -38,7 +38,7 @@ void spool_free(struct spool *spool);
 MUST_CHECK int spool_push(struct spool *spool, const struct record *record, uint64_t *ret_segment,
                           struct error *error);
 
-/* Makes sure that what was pushed outlives a power cut. */
+/* Makes sure that what was pushed outlives a power cut. -ENOENT when somebody has removed some of it. */
 MUST_CHECK int spool_sync(struct spool *spool, struct error *error);
 
 /* Takes the front one: `ret_batch` is given (free()), with its segment; NULL when there is none. On failure
@@ -46,8 +46,12 @@ MUST_CHECK int spool_sync(struct spool *spool, struct error *error);
 MUST_CHECK int spool_pop(struct spool *spool, uint32_t *ret_shard, struct batch **ret_batch,
                          struct error *error);
 
-/* One batch of the segment need not be kept any more. */
-void spool_settle(struct spool *spool, uint64_t segment);
+/* One batch of the segment, with so many increments, need not be kept any more. */
+void spool_settle(struct spool *spool, uint64_t segment, uint64_t events);
+
+/* Increments in batches that are still to be kept, of which somebody has removed the files. They can be
+ * popped, but no later process finds them. */
+uint64_t spool_removed_events(const struct spool *spool);
 
 /* On disk, headers included. */
 uint64_t spool_bytes(const struct spool *spool);

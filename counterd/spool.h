@@ -80,18 +80,17 @@ struct spool_left spool_measure(int directory, const char *writer);
 MUST_CHECK int spool_directory_open(const char *path, const char *namespace, int *ret_directory,
                                     struct error *error);
 
-#define SPOOL_WRITERS_MAX 1024
-
 struct spool_writers {
-    char ids[SPOOL_WRITERS_MAX][ID_LEN + 1]; /* the oldest first */
+    char (*ids)[ID_LEN + 1]; /* the oldest first */
     size_t len;
 };
 
-/* Whose segments lie in the directory. More than there is room for are left for another time. Checks that
- * they are of this namespace, these lanes and so many shards, and puts aside what is no spool's file. Of the
+/* Whose segments lie in the directory; to be freed by spool_writers_done(), on failure too. Checks that they
+ * are of this namespace, these lanes and so many shards, and puts aside what is no spool's file. Of the
  * options, it looks at these four. */
 MUST_CHECK int spool_list(const struct spool_options *options, struct spool_writers *ret_writers,
                           struct error *error);
+void spool_writers_done(struct spool_writers *writers);
 
 /* Keeps what is less than a unit, of keys whose process ends now: entries hold micros. It goes to a file of
  * its own. */

@@ -264,6 +264,21 @@ class Spool(Case):
         self.redis.start()
         harness.wait_until(lambda: again.http("/readyz")[0] == 200, what=lambda: again.http("/readyz"))
 
+    def test_what_a_thousand_starts_have_left_is_sent_by_one(self):
+        counterd = self.counterd("first")
+        self.redis.kill()
+        counterd.send_udp(["a:1|c"])
+        self.spooled(counterd, 1)
+        counterd.kill()
+        self.redis.start()
+        [segment] = self.segments()
+        for n in range(1100):
+            shutil.copy(segment, self.files / f"{n:026}.00000001.spool")
+        again = self.counterd("again", redis={"url": self.redis.url, "timeout_ms": harness.REDIS_TIMEOUT_MS})
+        self.stored({"a": 1101})
+        self.emptied()
+        self.assertEqual(again.status()["spool"]["replayed_increments"], 1101)
+
     def test_redis_that_never_answers(self):
         """It takes connections and says nothing: away as well. What was sent has an unknown end, and keeps its number."""
         counterd = self.counterd(redis={"url": self.redis.url, "timeout_ms": 300})

@@ -85,6 +85,16 @@ class Increments(harness.Case):
                 self.assertEqual(post(counterd, ["a" * length], headers=headers)[0], 413)
         self.assertEqual(counterd.status()["received"]["lines"], 0)
 
+    def test_who_sends_and_never_reads_is_not_read_for_ever(self):
+        counterd = self.ready()
+        requests = b"POST /v1/increments HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\na:1|c" * 1000
+        with socket.create_connection(counterd.address("http")) as stream:
+            stream.settimeout(2)
+            with self.assertRaises(TimeoutError):
+                for _ in range(2000):
+                    stream.sendall(requests)
+            self.assertEqual(post(counterd, ["b:1|c"])[0], 200)
+
     def test_requests_that_wait_do_not_keep_their_bodies(self):
         counterd = self.ready(env={"ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "") + ":quarantine_size_mb=1"})
         body = b"a:1|c\n" * 170000

@@ -111,3 +111,10 @@ struct span answer_body(struct evhttp_request *request)
 
     return (struct span){len > 0 ? (const char *)evbuffer_pullup(body, -1) : "", len};
 }
+
+void answer_drop_body(struct evhttp_request *request)
+{
+    struct evbuffer *body = evhttp_request_get_input_buffer(request);
+
+    evbuffer_drain(body, evbuffer_get_length(body));
+}

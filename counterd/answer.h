@@ -41,4 +41,8 @@ void answer_error(struct evhttp_request *request, int code, const struct tally *
 /* The body, in one piece, borrowed from the request; its ptr is NULL when out of memory. */
 struct span answer_body(struct evhttp_request *request);
 
+/* Nobody needs the body any more: a request may wait for its answer, and a megabyte should not wait with it.
+ */
+void answer_drop_body(struct evhttp_request *request);
+
 #endif

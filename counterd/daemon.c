@@ -286,8 +286,10 @@ static int take_over_spool(struct daemon *daemon, struct error *error)
     r = spool_list(&spool, &options.writers, error);
     if (r == 0)
         r = spool_take_fractions(options.directory, spool.shards, &finder, error);
-    if (r < 0 || options.writers.len == 0)
+    if (r < 0 || options.writers.len == 0) {
+        spool_writers_done(&options.writers);
         return r;
+    }
     daemon->replay = replay_new(&options);
     if (!daemon->replay)
         return error_set(error, -ENOMEM, "out of memory");

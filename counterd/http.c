@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <event2/buffer.h>
+#include <event2/bufferevent.h>
 #include <event2/event.h>
 #include <event2/http.h>
 #include <event2/keyvalq_struct.h>
@@ -18,6 +19,10 @@
 
 #define TIMEOUT_S        10
 #define HEADER_BYTES_MAX 8192
+
+/* libevent reads on while an answer is under way, whatever comes. A body is wholly there before it is taken.
+ */
+#define READ_BYTES_MAX (INCREMENTS_BODY_BYTES_MAX + HEADER_BYTES_MAX)
 
 /* After running out of file descriptors. */
 #define ACCEPT_PAUSE_MS 500
@@ -378,6 +383,17 @@ static void on_accept_error(struct evconnlistener *listener, void *data)
         evconnlistener_disable(listener);
 }
 
+/* NULL: libevent makes one itself, or gives the connection up. */
+static struct bufferevent *new_connection(struct event_base *base, void *data)
+{
+    struct bufferevent *connection = bufferevent_socket_new(base, -1, 0);
+
+    (void)data;
+    if (connection)
+        bufferevent_setwatermark(connection, EV_READ, 0, READ_BYTES_MAX);
+    return connection;
+}
+
 static bool start_accepting(struct http *http)
 {
     struct evhttp_bound_socket *bound =
@@ -404,9 +420,12 @@ struct http *http_new(const struct http_options *options)
     evhttp_set_allowed_methods(http->server, EVHTTP_REQ_GET | EVHTTP_REQ_HEAD | EVHTTP_REQ_POST |
                                                  EVHTTP_REQ_PUT | EVHTTP_REQ_DELETE | EVHTTP_REQ_OPTIONS |
                                                  EVHTTP_REQ_PATCH);
+    evhttp_set_bevcb(http->server, new_connection, NULL);
     evhttp_set_timeout(http->server, TIMEOUT_S);
     evhttp_set_max_headers_size(http->server, HEADER_BYTES_MAX);
     evhttp_set_max_body_size(http->server, INCREMENTS_BODY_BYTES_MAX);
+    /* Closed before its client has sent all, a connection is reset, and the 413 may be lost with it. */
+    (void)evhttp_set_flags(http->server, EVHTTP_SERVER_LINGERING_CLOSE);
     return http;
 }
 

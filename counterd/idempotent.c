@@ -16,7 +16,7 @@
 #include "lib/member.h"
 #include "lib/targets.h"
 
-/* Each may hold a megabyte. */
+/* Each may hold keys of a megabyte. */
 #define UNDER_WAY_MAX 256
 
 struct idempotent {
@@ -367,6 +367,7 @@ static void begin(struct idempotent *idempotent, struct evhttp_request *request,
         answer_error(request, HTTP_SERVUNAVAIL, NULL, "out of memory; nothing was counted");
         return;
     }
+    answer_drop_body(request);
     attempt->request = request;
     attempt->tally = *tally;
     take_counts(idempotent, attempt);

@@ -112,6 +112,12 @@ static struct posting *posting_new(struct increments *increments, struct evhttp_
     return posting;
 }
 
+/* Redis is there and takes nothing: it is full, say. What it refused is sent again until it is taken. */
+static bool is_refused(const struct stats *stats)
+{
+    return counter_get(&stats->refused_ms) > counter_get(&stats->appended_ms);
+}
+
 /* Why the request can't be taken now; NULL when it can. */
 static const char *unavailable(const struct increments *increments)
 {
@@ -119,6 +125,8 @@ static const char *unavailable(const struct increments *increments)
         return "stopping; nothing was counted";
     if (!atomic_load(&increments->stats.redis_ready))
         return "Redis can't be used now; nothing was counted";
+    if (is_refused(&increments->stats))
+        return "Redis refuses what it is sent now; nothing was counted";
     if (pipeline_is_crowded(increments->pipeline))
         return "Redis is slow, and memory is nearly full; nothing was counted";
     return NULL;
@@ -143,6 +151,7 @@ static void post_plain(struct increments *increments, struct evhttp_request *req
     }
     counter_add(&increments->stats.bytes, body.len);
     count_lines(posting, body);
+    answer_drop_body(request);
     ingest_publish(increments->ingest);
     evhttp_connection_set_closecb(evhttp_request_get_connection(request), on_close, posting);
     event_add(posting->deadline, &timeout);

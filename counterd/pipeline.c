@@ -514,7 +514,10 @@ struct pipeline_rest pipeline_take_rest(struct pipeline *pipeline)
 {
     struct pipeline_rest rest = {.spooled = outbox_spooled_events(pipeline->outbox)};
     struct batch *batch = batch_new(BATCH_KEYS_MAX * BATCH_ENTRY_BYTES_MAX);
+    uint64_t removed = pipeline->spool ? spool_removed_events(pipeline->spool) : 0;
 
+    /* In a removed file there may also be what could not be read, and does not count any more. */
+    rest.spooled -= removed < rest.spooled ? removed : rest.spooled;
     rest.events =
         table_events(filling_table(pipeline)) + outbox_pending_events(pipeline->outbox) - rest.spooled;
     rest.missing = outbox_missing_events(pipeline->outbox);

@@ -263,8 +263,11 @@ struct replay *replay_new(const struct replay_options *options)
 {
     struct replay *replay = calloc(1, sizeof(*replay));
 
-    if (!replay)
+    if (!replay) {
+        struct spool_writers writers = options->writers;
+        spool_writers_done(&writers);
         return NULL;
+    }
     replay->options = *options;
     LIST_INIT(&replay->pasts);
     stats_init(&replay->stats);
@@ -324,6 +327,7 @@ void replay_free(struct replay *replay)
         event_free(replay->deadline);
     stats_done(&replay->stats);
     free(replay->left);
+    spool_writers_done(&replay->options.writers);
     free(replay);
 }
 

@@ -16,9 +16,9 @@ struct replay;
 
 struct replay_options {
     struct event_base *base;
-    const struct config *config; /* kept */
-    int directory;               /* kept: spool_directory_open() */
-    struct spool_writers writers;
+    const struct config *config;  /* kept */
+    int directory;                /* kept: spool_directory_open() */
+    struct spool_writers writers; /* taken; not none */
     void *context;
     void (*on_done)(void *context); /* after replay_finish() */
 };

@@ -250,7 +250,7 @@ static void acknowledge(struct sender *sender, uint32_t shard, uint64_t durable)
     counter_add(sender->options.replays ? &stats->replayed_batches : &stats->appended_batches, 1);
     arm_probe(sender);
     if (ack.segment != 0) {
-        spool_settle(sender->options.spool, ack.segment);
+        spool_settle(sender->options.spool, ack.segment, ack.events);
         sender_publish_spool(sender);
     }
 }

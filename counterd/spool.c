@@ -21,6 +21,7 @@ struct segment {
     int fd;
     uint64_t bytes;     /* up to the end of the last whole record */
     uint64_t unsettled; /* batches */
+    uint64_t events;    /* increments in those */
     uint64_t unread;    /* those of them that were never popped */
     bool damaged;       /* what is behind `bytes`, or could not be read: kept aside */
     STAILQ_ENTRY(segment) link;
@@ -73,6 +74,14 @@ void spool_free(struct spool *spool)
     close_segment(spool->fractions);
     free(spool->buffer);
     free(spool);
+}
+
+/* By somebody else: what it holds is there only as long as this process is. */
+static bool is_removed(const struct segment *segment)
+{
+    struct stat status;
+
+    return fstat(segment->fd, &status) == 0 && status.st_nlink == 0;
 }
 
 static void name_segment(const struct spool *spool, uint64_t number, char ret_name[SPOOL_NAME_BYTES])
@@ -170,7 +179,7 @@ int spool_push(struct spool *spool, const struct record *record, uint64_t *ret_s
             return r;
         spool->writing = NULL;
     }
-    if (!spool->writing) {
+    if (!spool->writing || is_removed(spool->writing)) {
         struct segment *segment;
         r = begin_segment(spool, spool->numbers + 1, &segment, error);
         if (r < 0)
@@ -183,6 +192,7 @@ int spool_push(struct spool *spool, const struct record *record, uint64_t *ret_s
     if (r < 0)
         return r;
     spool->writing->unsettled++;
+    spool->writing->events += record->batch.events;
     spool->writing->unread++;
     if (!spool->reading) {
         spool->reading = spool->writing;
@@ -192,19 +202,44 @@ int spool_push(struct spool *spool, const struct record *record, uint64_t *ret_s
     return 0;
 }
 
+uint64_t spool_removed_events(const struct spool *spool)
+{
+    const struct segment *segment;
+    uint64_t events = 0;
+
+    STAILQ_FOREACH(segment, &spool->segments, link)
+    {
+        if (is_removed(segment))
+            events += segment->events;
+    }
+    return events;
+}
+
+static int check_removed(const struct spool *spool, struct error *error)
+{
+    uint64_t events = spool_removed_events(spool);
+
+    if (events == 0)
+        return 0;
+    return error_set(error, -ENOENT,
+                     "files in 'spool_dir' were removed, with %" PRIu64
+                     " increments that are lost if counterd ends before Redis takes them",
+                     events);
+}
+
 int spool_sync(struct spool *spool, struct error *error)
 {
     struct segment *segments[] = {spool->writing, spool->fractions};
 
     if (!spool->unsynced)
-        return 0;
+        return check_removed(spool, error);
     for (size_t i = 0; i < ARRAY_LEN(segments); i++)
         if (segments[i] && fdatasync(segments[i]->fd) < 0)
             return error_set(error, -errno, "can't sync 'spool_dir': %s", strerror(errno));
     if (fsync(spool->options.directory) < 0)
         return error_set(error, -errno, "can't sync 'spool_dir': %s", strerror(errno));
     spool->unsynced = false;
-    return 0;
+    return check_removed(spool, error);
 }
 
 int spool_put_fractions(struct spool *spool, const struct record *record, struct error *error)
@@ -241,7 +276,7 @@ static void retire(struct spool *spool)
     }
 }
 
-void spool_settle(struct spool *spool, uint64_t number)
+void spool_settle(struct spool *spool, uint64_t number, uint64_t events)
 {
     struct segment *segment;
 
@@ -249,6 +284,7 @@ void spool_settle(struct spool *spool, uint64_t number)
     {
         if (segment->number == number && segment->unsettled > 0) {
             segment->unsettled--;
+            segment->events -= events;
             retire(spool);
             return;
         }
@@ -364,9 +400,12 @@ static int survey(struct spool *spool, struct segment *segment, const struct spo
     segment->bytes = (uint64_t)status.st_size;
     spool->reading = segment;
     spool->read_at = RECORD_HEADER_BYTES;
-    while (read_record(spool, &record) == RECORD_OK)
-        if (finder->on_found(finder->context, &record))
-            segment->unsettled++;
+    while (read_record(spool, &record) == RECORD_OK) {
+        if (!finder->on_found(finder->context, &record))
+            continue;
+        segment->unsettled++;
+        segment->events += record.batch.events;
+    }
     segment->unread = segment->unsettled;
     if (spool->read_at < segment->bytes) {
         char name[SPOOL_NAME_BYTES];

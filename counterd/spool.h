@@ -38,7 +38,7 @@ void spool_free(struct spool *spool);
 MUST_CHECK int spool_push(struct spool *spool, const struct record *record, uint64_t *ret_segment,
                           struct error *error);
 
-/* Makes sure that what was pushed outlives a power cut. */
+/* Makes sure that what was pushed outlives a power cut. -ENOENT when somebody has removed some of it. */
 MUST_CHECK int spool_sync(struct spool *spool, struct error *error);
 
 /* Takes the front one: `ret_batch` is given (free()), with its segment; NULL when there is none. On failure
@@ -46,8 +46,12 @@ MUST_CHECK int spool_sync(struct spool *spool, struct error *error);
 MUST_CHECK int spool_pop(struct spool *spool, uint32_t *ret_shard, struct batch **ret_batch,
                          struct error *error);
 
-/* One batch of the segment need not be kept any more. */
-void spool_settle(struct spool *spool, uint64_t segment);
+/* One batch of the segment, with so many increments, need not be kept any more. */
+void spool_settle(struct spool *spool, uint64_t segment, uint64_t events);
+
+/* Increments in batches that are still to be kept, of which somebody has removed the files. They can be
+ * popped, but no later process finds them. */
+uint64_t spool_removed_events(const struct spool *spool);
 
 /* On disk, headers included. */
 uint64_t spool_bytes(const struct spool *spool);
@@ -76,18 +80,17 @@ struct spool_left spool_measure(int directory, const char *writer);
 MUST_CHECK int spool_directory_open(const char *path, const char *namespace, int *ret_directory,
                                     struct error *error);
 
-#define SPOOL_WRITERS_MAX 1024
-
 struct spool_writers {
-    char ids[SPOOL_WRITERS_MAX][ID_LEN + 1]; /* the oldest first */
+    char (*ids)[ID_LEN + 1]; /* the oldest first */
     size_t len;
 };
 
-/* Whose segments lie in the directory. More than there is room for are left for another time. Checks that
- * they are of this namespace, these lanes and so many shards, and puts aside what is no spool's file. Of the
+/* Whose segments lie in the directory; to be freed by spool_writers_done(), on failure too. Checks that they
+ * are of this namespace, these lanes and so many shards, and puts aside what is no spool's file. Of the
  * options, it looks at these four. */
 MUST_CHECK int spool_list(const struct spool_options *options, struct spool_writers *ret_writers,
                           struct error *error);
+void spool_writers_done(struct spool_writers *writers);
 
 /* Keeps what is less than a unit, of keys whose process ends now: entries hold micros. It goes to a file of
  * its own. */

@@ -274,13 +274,25 @@ static int check_file(const char *name, const struct spool_options *options, str
     return r;
 }
 
-static void add_writer(struct spool_writers *writers, const char *id)
+static int add_writer(struct spool_writers *writers, const char *id, struct error *error)
 {
+    char(*larger)[ID_LEN + 1];
+
     for (size_t i = 0; i < writers->len; i++)
         if (strcmp(writers->ids[i], id) == 0)
-            return;
-    if (writers->len < SPOOL_WRITERS_MAX)
-        memcpy(writers->ids[writers->len++], id, ID_LEN + 1);
+            return 0;
+    larger = realloc(writers->ids, (writers->len + 1) * sizeof(*larger));
+    if (!larger)
+        return error_set(error, -ENOMEM, "out of memory");
+    writers->ids = larger;
+    memcpy(writers->ids[writers->len++], id, ID_LEN + 1);
+    return 0;
+}
+
+void spool_writers_done(struct spool_writers *writers)
+{
+    free(writers->ids);
+    *writers = (struct spool_writers){0};
 }
 
 static int compare_ids(const void *a, const void *b)
@@ -301,7 +313,7 @@ int spool_list(const struct spool_options *options, struct spool_writers *ret_wr
     const struct dirent *entry;
     int r = 0;
 
-    ret_writers->len = 0;
+    *ret_writers = (struct spool_writers){0};
     if (!listing)
         return -EIO;
     while (r == 0 && (entry = readdir(listing))) {
@@ -321,11 +333,12 @@ int spool_list(const struct spool_options *options, struct spool_writers *ret_wr
                     ? 0
                     : error_set(error, -errno, "can't remove '%s' in 'spool_dir': %s", name, strerror(errno));
         } else if (r == 0 && number > 0) {
-            add_writer(ret_writers, id);
+            r = add_writer(ret_writers, id, error);
         }
     }
     closedir(listing);
-    qsort(ret_writers->ids, ret_writers->len, sizeof(ret_writers->ids[0]), compare_ids);
+    if (ret_writers->len > 0)
+        qsort(ret_writers->ids, ret_writers->len, sizeof(ret_writers->ids[0]), compare_ids);
     return r;
 }
 

@@ -6,6 +6,7 @@
 #include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -14,6 +15,10 @@
 
 #define CONNECTIONS_MAX 4096
 #define LISTENERS_MAX   CONFIG_LISTEN_MAX
+
+/* One in so many file descriptors is not for them: Redis, the disk and HTTP need some, and a client may keep
+ * its own for ever. */
+#define DESCRIPTORS_KEPT 4
 
 /* System calls per turn; then timers and the other sockets have theirs. */
 #define READS_PER_TURN   4
@@ -284,6 +289,16 @@ static void keep_alive(int fd)
     (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof(idle_s));
 }
 
+/* The kernel gives the lowest number that is free. */
+static bool is_full(const struct streams *streams, int fd)
+{
+    struct rlimit limit;
+
+    return streams->connections_len >= CONNECTIONS_MAX ||
+           (getrlimit(RLIMIT_NOFILE, &limit) == 0 &&
+            (rlim_t)fd >= limit.rlim_cur - limit.rlim_cur / DESCRIPTORS_KEPT);
+}
+
 static void connection_new(struct streams *streams, struct listener *listener, int fd)
 {
     struct connection *connection = calloc(1, sizeof(*connection));
@@ -291,7 +306,7 @@ static void connection_new(struct streams *streams, struct listener *listener, i
 
     if (connection)
         event = event_new(streams->options.base, fd, EV_READ | EV_PERSIST, on_readable, connection);
-    if (!event || streams->connections_len >= CONNECTIONS_MAX) {
+    if (!event || is_full(streams, fd)) {
         counter_add(&streams->options.stats->connections_refused, 1);
         if (event)
             event_free(event);

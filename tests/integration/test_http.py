@@ -33,6 +33,10 @@ def cpu_seconds(pid):
     return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
+def resident_bytes(pid):
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 class Increments(harness.Case):
     def test_answered_means_stored(self):
         """No waiting in between, and a coalesce_ms that would be noticed."""
@@ -67,14 +71,61 @@ class Increments(harness.Case):
             self.assertEqual(code, 415)
             self.assertIn("Content-Encoding", answer["error"])
         self.assertEqual(post(counterd, [], headers={"Content-Encoding": "identity"})[0], 200)
-        with socket.create_connection(counterd.address("http")) as stream:
-            stream.sendall(b"POST /v1/increments HTTP/1.1\r\nHost: x\r\nContent-Length: 1048577\r\n\r\n")
-            self.assertIn(b" 413 ", stream.makefile("rb").readline())
         self.redis.stop()
         harness.wait_until(lambda: counterd.http("/readyz")[0] == 503, what="not ready")
         code, _, headers = post(counterd, ["a:1|c"])
         self.assertEqual((code, headers["Retry-After"]), (503, "1"))
         self.assertEqual(counterd.status()["accepted"], 0)
+
+    def test_a_body_that_is_too_large_is_refused_when_its_client_has_sent_it(self):
+        """Before that it does not look for an answer, and takes a connection that is reset for a bad network."""
+        counterd = self.ready()
+        for length in (1048577, 20 * 1048576):
+            for headers in ({}, {"Idempotency-Key": "k"}, {"Expect": "100-continue"}):
+                self.assertEqual(post(counterd, ["a" * length], headers=headers)[0], 413)
+        self.assertEqual(counterd.status()["received"]["lines"], 0)
+
+    def test_who_sends_and_never_reads_is_not_read_for_ever(self):
+        counterd = self.ready()
+        requests = b"POST /v1/increments HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\na:1|c" * 1000
+        with socket.create_connection(counterd.address("http")) as stream:
+            stream.settimeout(2)
+            with self.assertRaises(TimeoutError):
+                for _ in range(2000):
+                    stream.sendall(requests)
+            self.assertEqual(post(counterd, ["b:1|c"])[0], 200)
+
+    def test_requests_that_wait_do_not_keep_their_bodies(self):
+        counterd = self.ready(env={"ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "") + ":quarantine_size_mb=1"},
+                              redis={"url": self.redis.url, "timeout_ms": 3 * harness.REDIS_TIMEOUT_MS})
+        key = "k" * 250
+        body = f"{key}:1|c\n".encode() * 4000
+        self.redis.signal(signal.SIGSTOP)
+        before = resident_bytes(counterd.pid)
+        for n in range(1, 41):
+            stream = socket.create_connection(counterd.address("http"))
+            self.addCleanup(stream.close)
+            header = b"Idempotency-Key: %d\r\n" % n if n % 2 else b""
+            stream.sendall(b"POST /v1/increments HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n%b\r\n%b" %
+                           (len(body), header, body))
+            harness.wait_until(lambda: counterd.status()["received"]["bytes"] == n * len(body), what="it has come")
+        self.assertLess(resident_bytes(counterd.pid) - before, 10 * len(body))
+        self.redis.signal(signal.SIGCONT)
+        harness.wait_until(lambda: self.redis.pending() == {key: 40 * 4000}, what=lambda: self.redis.pending())
+
+    def test_what_redis_would_refuse_is_turned_away_and_not_counted(self):
+        """Of those that wait nobody knows, but who is told to come again must not be counted each time."""
+        counterd = self.ready(redis={"url": self.redis.url, "timeout_ms": 2000})
+        self.redis.call("CONFIG", "SET", "maxmemory", "1")
+        code, answer, _ = post(counterd, ["a:1|c"])
+        self.assertEqual((code, answer["accepted"]), (503, 1))
+        for _ in range(3):
+            code, answer, headers = post(counterd, ["a:1|c"])
+            self.assertEqual((code, headers["Retry-After"]), (503, "1"))
+            self.assertIn("nothing was counted", answer["error"])
+        self.redis.call("CONFIG", "SET", "maxmemory", "0")
+        harness.wait_until(lambda: post(counterd, ["b:1|c"])[0] == 200, what="it is taken again")
+        self.assertEqual(self.redis.pending(), {"a": 1, "b": 1})
 
     def test_out_of_file_descriptors_is_waited_for(self):
         """And not said for each of a million attempts to accept the same connection."""

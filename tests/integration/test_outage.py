@@ -2,7 +2,9 @@
 """test_outage - bad days: a server missing, killed, restarted, locked, rolled back, or of another pipeline"""
 
 import json
+import resource
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +59,24 @@ class Redis(harness.Case):
         self.redis.signal(signal.SIGCONT)
         counterd.settle(101)
         self.assertEqual(self.redis.pending(), {"slow": 101})
+
+    def test_clients_that_never_leave_do_not_keep_redis_out(self):
+        """They come until there is no file descriptor left for more, and Redis has to be connected to again."""
+        counterd = self.ready()
+        _, most = resource.prlimit(counterd.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(counterd.pid, resource.RLIMIT_NOFILE, (60, most))
+        streams = [socket.create_connection(counterd.address("tcp")) for _ in range(80)]
+        for stream in streams:
+            self.addCleanup(stream.close)
+        harness.wait_until(lambda: counterd.status()["received"]["connections_refused"] > 0, what="too many clients")
+        streams[0].sendall(b"a:1|c\n")
+        counterd.settle(1)
+        self.redis.kill()
+        counterd.wait_event("redis_lost")
+        streams[0].sendall(b"a:1|c\n")
+        self.redis.start()
+        counterd.settle(2)
+        self.assertEqual(self.redis.pending(), {"a": 2})
 
     def test_rolled_back_and_the_daemon_replays(self):
         """Redis comes back with an older state (a backup, a replica that lagged): with the next batch of a shard

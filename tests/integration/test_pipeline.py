@@ -198,5 +198,35 @@ class Pipeline(harness.Case):
         self.assertEqual(self.redis.pending(), {"last": 100})
 
 
+class Upgrade(harness.Case):
+    """While programs of two versions work on one namespace."""
+
+    def append_before(self, shard, writer, seq, *members, token=None):
+        """What a counterd of an earlier version sends."""
+        script = Path(__file__).with_name("append_before.lua").read_text()
+        keys = harness.shard_keys(shard) + ([f"{{counterd:{shard}}}:token:{token}"] if token else [])
+        mark = ["digest", 3600] if token else []
+        return self.redis.call("EVAL", script, len(keys), *keys, writer, seq, 0, len(members) // 2, *mark, *members)
+
+    def test_scripts_of_two_versions_side_by_side(self):
+        """Each program calls its own, by the digest of its text. What one has stored, the other knows."""
+        self.config["shards"] = 1
+        self.migrate()
+        counterd = self.counterd()
+        for n in range(1, 6):
+            counterd.send_udp(["both:1|c", "new:1|c"] * 50)
+            counterd.settle(100 * n)
+            self.assertEqual(self.append_before(0, "before", n, "both", 7, "old", 1)[0], b"OK")
+            self.assertEqual(self.redis.script("append", 0, "before", n, 0, 2, "both", 7, "old", 1)[0], b"DUP")
+            self.assertEqual(self.redis.script("append", 0, "before", n + 2, 0, 1, "old", 1), [b"GAP", str(n).encode()])
+            self.assertEqual(self.append_before(0, f"once:{n:032}", 1, "both", 100, token=n)[0], b"OK")
+            self.assertEqual(self.append_before(0, f"once:{n:032}", 1, "both", 100, token=n)[0], b"DUP")
+            if n % 2:
+                self.flush()
+        self.flush()
+        self.assertEqual(self.counters(), {"both": 250 + 35 + 500, "new": 250, "old": 5})
+        self.assertIn("verdict=balanced", self.flusher("audit").out)
+
+
 if __name__ == "__main__":
     harness.main()

@@ -2,6 +2,7 @@
 """test_spool - batches that wait on disk: while Redis is away, over kill -9 and restarts, with a disk that is full or lies"""
 
 import resource
+import shutil
 import signal
 import socket
 import sys
@@ -263,6 +264,21 @@ class Spool(Case):
         self.redis.start()
         harness.wait_until(lambda: again.http("/readyz")[0] == 200, what=lambda: again.http("/readyz"))
 
+    def test_what_a_thousand_starts_have_left_is_sent_by_one(self):
+        counterd = self.counterd("first")
+        self.redis.kill()
+        counterd.send_udp(["a:1|c"])
+        self.spooled(counterd, 1)
+        counterd.kill()
+        self.redis.start()
+        [segment] = self.segments()
+        for n in range(1100):
+            shutil.copy(segment, self.files / f"{n:026}.00000001.spool")
+        again = self.counterd("again", redis={"url": self.redis.url, "timeout_ms": harness.REDIS_TIMEOUT_MS})
+        self.stored({"a": 1101})
+        self.emptied()
+        self.assertEqual(again.status()["spool"]["replayed_increments"], 1101)
+
     def test_redis_that_never_answers(self):
         """It takes connections and says nothing: away as well. What was sent has an unknown end, and keeps its number."""
         counterd = self.counterd(redis={"url": self.redis.url, "timeout_ms": 300})
@@ -461,6 +477,44 @@ class Disk(Case):
         counterd.send_udp(["a:1|c"] * 12)
         self.assertEqual(counterd.stop(), harness.EXIT_TEMPFAIL, counterd.tail())
         self.assertEqual([line["increments"] for line in counterd.events("increments_dropped")], ["12"])
+
+    def removed(self, path):
+        """A counterd whose spool was removed while Redis is away and 10 increments were on disk."""
+        counterd = self.counterd(workers=2)
+        self.redis.kill()
+        counterd.send_udp(["a:1|c"] * 10)
+        self.spooled(counterd, 10)
+        for found in path:
+            shutil.rmtree(found) if found.is_dir() else found.unlink()
+        self.assertIn("10 increments", counterd.wait_event("spool_failed")["error"])
+        self.assertEqual(counterd.http("/readyz")[0], 503)
+        return counterd
+
+    def test_removed_while_it_is_used_is_told_and_ends_with_75(self):
+        counterd = self.removed([self.spool_dir])
+        counterd.send_udp(["a:1|c"] * 5)
+        self.assertEqual(counterd.stop(), harness.EXIT_TEMPFAIL, counterd.tail())
+        self.assertEqual([line["increments"] for line in counterd.events("increments_dropped")], ["15"])
+        self.assertEqual(counterd.events("increments_spooled"), [])
+
+    def test_files_that_were_removed_are_followed_by_new_ones(self):
+        counterd = self.removed(self.files.iterdir())
+        counterd.send_udp(["b:1|c"] * 5)
+        self.spooled(counterd, 15)
+        self.assertEqual(counterd.stop(), harness.EXIT_TEMPFAIL, counterd.tail())
+        self.assertEqual([line["increments"] for line in counterd.events("increments_dropped")], ["10"])
+        self.redis.start()
+        self.counterd("again")
+        self.stored({"b": 5})
+        self.emptied()
+
+    def test_what_was_removed_is_stored_all_the_same_when_redis_comes_back(self):
+        counterd = self.removed([self.spool_dir])
+        counterd.send_udp(["a:1|c"] * 5)
+        self.redis.start()
+        counterd.settle(15)
+        self.stored({"a": 15})
+        self.assertEqual(counterd.stop(), 0, counterd.tail())
 
     def left_behind(self, lines):
         """What a counterd without Redis leaves; gives its segment."""

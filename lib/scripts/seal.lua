@@ -33,6 +33,11 @@ if not redis.call('HGET', meta, 'sealed_gen') then
     'sealed_opened_ms', state[3] or now, 'sealed_last_append_ms', state[4] or now)
   redis.call('HDEL', meta, 'opened_ms')
   mine = '1'
+else
+  -- The WAIT that may follow covers, since Redis 7.2, only what was done by the last write of its own connection. This
+  -- is one that changes nothing, and that a Redis above maxmemory takes.
+  redis.call('EXPIRE', sealed_seqs, 2000000000)
+  redis.call('PERSIST', sealed_seqs)
 end
 
 if redis.call('HGET', meta, 'set_aside') then

@@ -279,6 +279,25 @@ class Dead(RollbackCase):
         self.assertEqual(sorted(process.wait(harness.DEADLINE_S) for process in both), [0, EXIT_DATA])
         self.assertEqual(self.counters(), {"a": 1, "c": 100})
 
+    def test_a_row_looks_at_its_own_shard_and_moves_no_vector_back(self):
+        self.flusher_config = self.write_config()
+        self.flush()
+        self.query("insert into counterd.writers values ('counterd', 5, 'w', 7);"
+                   "insert into counterd.quarantine (namespace, gen, shard, prev_gen, identity, vector, members, deltas, total,"
+                   " accepted_at_seal, opened_at, sealed_at) select 'counterd', 'g' || shard, shard, '', '{\"w\": [1, 2]}',"
+                   " '{}', array['of.' || shard], '{9}', 9, 0, now(), now() from unnest('{3, 5, 6}'::integer[]) as shard")
+        first, second, third = self.quarantine()
+        self.assertEqual([(row["batches_in_postgres"], row["batches_only_here"]) for row in (first, second, third)],
+                         [(0, 2), (2, 0), (0, 2)])
+        self.assertEqual(self.audit(code=harness.EXIT_TEMPFAIL)["quarantined"], 18)
+        self.decide("drop", str(third["id"]))
+        self.decide("apply", str(second["id"]), "--force")
+        self.decide("apply", str(first["id"]))
+        self.assertEqual(self.counters(), {"of.3": 9, "of.5": 9})
+        self.assertEqual(self.query("select shard, seq from counterd.writers order by shard"), [["3", "2"], ["5", "7"]])
+        audit = self.audit()
+        self.assertEqual((audit["applied"], audit["accepted"], audit["quarantined"]), (18, 18, 0))
+
     def test_wrong_words(self):
         for words in ((), ("list", "1"), ("apply",), ("drop",), ("apply", "x"), ("apply", "0"), ("undo", "1"),
                       ("drop", "1", "--force")):
@@ -460,6 +479,25 @@ class Scripts(RollbackCase):
         self.assertEqual([self.field(name) for name in ("accepted", "prev_gen", "sealed_gen", "set_aside")],
                          [b"-7", b"head", None, None])
         self.assertEqual(self.redis.call("HLEN", "{counterd:0}:durable"), 2)
+
+    def test_seal_touches_nothing_that_does_not_belong_together(self):
+        meta, seqs = "{counterd:0}:meta", "{counterd:0}:open_seqs"
+        self.redis.call("HDEL", meta, "sealed_gen")
+        self.before = self.dump()
+        with self.assertRaisesRegex(harness.RedisError, "BROKEN"):
+            self.script("seal", "new")
+        self.assertEqual(self.dump(), self.before)
+        self.redis.call("HSET", meta, "sealed_gen", "mixed", "opened_ms", 1000, "last_append_ms", 2000)
+        self.script("release", "mixed", 0, 0)
+        self.redis.call("RENAME", seqs, "spare")
+        self.before = self.dump()
+        with self.assertRaisesRegex(harness.RedisError, "BROKEN"):
+            self.script("seal", "new")
+        self.assertEqual(self.dump(), self.before)
+        self.redis.call("RENAME", "spare", seqs)
+        sealed = self.script("seal", "new")
+        self.assertEqual((sealed[0], sealed[5], sealed[7]), (b"SEALED", b"1000", b"2000"))
+        self.assertIsNone(self.field("opened_ms"))
 
     def test_release_checks_its_correction_first(self):
         for args in (("x", "0"), ("0", "1.5"), ("9210000000000000000", "0"), ("0", "-99999999999999999999")):

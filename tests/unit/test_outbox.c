@@ -512,6 +512,8 @@ START_TEST(a_history_that_may_hold_less_is_emptied_at_once)
     outbox_set_history_bytes(outbox, 0);
     ck_assert_uint_eq(outbox_history_bytes(outbox), 0);
     ck_assert_uint_eq(outbox_emptied_events(outbox), 3);
+    outbox_note_durable(outbox, shard_of(0), 3);
+    ck_assert_uint_eq(outbox_emptied_events(outbox), 0);
     tear_down();
 }
 END_TEST
@@ -537,6 +539,7 @@ START_TEST(what_no_history_holds_is_told_as_lost)
     ck_assert_uint_eq(loss.first_seq, 1);
     ck_assert_uint_eq(loss.last_seq, 3);
     ck_assert_uint_eq(loss.events, 3);
+    ck_assert_uint_eq(outbox_emptied_events(outbox), 0);
     for (uint64_t seq = 1; seq <= 4; seq++) {
         batch = outbox_next(outbox, shard);
         ck_assert_uint_eq(batch->seq, seq);
@@ -544,6 +547,40 @@ START_TEST(what_no_history_holds_is_told_as_lost)
         ck_assert_uint_eq(outbox_acknowledge(outbox, shard, 0).events, seq == 4);
     }
     ck_assert(outbox_drained(outbox));
+    tear_down();
+}
+END_TEST
+
+START_TEST(a_rewound_shard_owes_what_redis_and_postgres_lack)
+{
+    uint32_t shard = shard_of(0);
+    struct outbox_loss loss;
+    size_t bytes;
+
+    set_up_with(0);
+    for (int i = 0; i < 4; i++) {
+        count(0, MICROS_PER_UNIT);
+        settle();
+        outbox_set_history_bytes(outbox, SIZE_MAX); /* of the first one on nothing is emptied */
+    }
+    bytes = outbox_history_bytes(outbox);
+    ck_assert(!outbox_owes_again(outbox));
+    ck_assert_uint_eq(outbox_rewind(outbox, shard, 3, &loss), 1);
+    ck_assert(outbox_owes_again(outbox));
+    settle();
+    ck_assert(!outbox_owes_again(outbox));
+    ck_assert_uint_eq(outbox_rewind(outbox, shard, 1, &loss), 3);
+    ck_assert_uint_eq(loss.last_seq, 0);
+    ck_assert_uint_eq(outbox_history_bytes(outbox), 0);
+    settle();
+    ck_assert_uint_eq(outbox_history_bytes(outbox), bytes);
+    ck_assert_uint_eq(outbox_rewind(outbox, shard, 1, &loss), 3);
+    ck_assert_uint_eq(outbox_next(outbox, shard)->seq, 2);
+    outbox_acknowledge(outbox, shard, 3);
+    ck_assert_uint_eq(outbox_next(outbox, shard)->seq, 4);
+    outbox_acknowledge(outbox, shard, 3);
+    ck_assert_uint_eq(outbox_rewind(outbox, shard, 0, &loss), 1);
+    ck_assert_uint_eq(outbox_next(outbox, shard)->seq, 4);
     tear_down();
 }
 END_TEST
@@ -708,6 +745,21 @@ START_TEST(what_the_disk_does_not_give_back_is_told_as_lost)
 }
 END_TEST
 
+START_TEST(only_what_is_awaited_from_disk_is_taken)
+{
+    set_up_with(SIZE_MAX);
+    ck_assert(outbox_expect(outbox, 0, &(struct batch){.seq = 3}, 0));
+    ck_assert(outbox_expect(outbox, 0, &(struct batch){.seq = 4}, 0));
+    for (uint64_t seq = 2; seq <= 5; seq++) {
+        struct batch *batch = batch_new(0);
+        batch->seq = seq == 2 ? 5 : seq == 5 ? 2 : seq;
+        ck_assert_int_eq(outbox_load(outbox, 0, batch), seq == 3 || seq == 4);
+    }
+    ck_assert(!outbox_is_away(outbox));
+    tear_down();
+}
+END_TEST
+
 START_TEST(what_the_disk_does_not_take_is_sent_from_memory)
 {
     uint32_t shard = shard_of(0);
@@ -743,9 +795,11 @@ static void add_tests(TCase *tests)
     tcase_add_test(tests, an_idle_shard_that_learns_that_all_is_durable_forgets_it);
     tcase_add_test(tests, a_history_that_may_hold_less_is_emptied_at_once);
     tcase_add_test(tests, what_no_history_holds_is_told_as_lost);
+    tcase_add_test(tests, a_rewound_shard_owes_what_redis_and_postgres_lack);
     tcase_add_loop_test(tests, what_is_on_disk_is_stored_once_by_the_next_process, 0, 60);
     tcase_add_test(tests, what_died_with_its_process_is_told_as_lost);
     tcase_add_test(tests, what_the_disk_does_not_give_back_is_told_as_lost);
+    tcase_add_test(tests, only_what_is_awaited_from_disk_is_taken);
     tcase_add_test(tests, what_the_disk_does_not_take_is_sent_from_memory);
     tcase_add_loop_test(tests, nothing_is_lost_or_doubled_whatever_happens, 0, 60);
 }

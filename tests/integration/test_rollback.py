@@ -140,6 +140,26 @@ class Living(RollbackCase):
                 self.assertEqual([(row["part"], row["batches_only_here"]) for row in rows], [("sealed", 0), ("open", 0)])
                 self.flusher("quarantine", "drop", *(str(row["id"]) for row in rows), config=direct)
 
+    def test_what_redis_forgot_is_made_up_for_by_whoever_releases(self):
+        counterd = self.counterd(shards=1)
+        direct = self.write_config("direct.json", shards=1)
+        proxy, through_redis = self.proxied_redis()
+        through = self.write_config("through.json", shards=1, redis=through_redis)
+        self.send(counterd, {"a": 5})
+        self.flush(config=direct)
+        self.send(counterd, {"b": 7})  # the answer says that Postgres has a
+        self.redis.call("FLUSHALL")
+        self.send(counterd, {"c": 9})
+        self.flusher_killed(proxy, is_script("release"), True, through)
+        self.flush(config=direct)
+        self.assertEqual(self.counters(), {"a": 5, "b": 7, "c": 9})
+        self.assertEqual(self.audit(config=direct)["accepted"], 21)
+        self.send(counterd, {"d": 4})
+        self.flush(config=direct)
+        self.assertEqual(self.query("select total, events from counterd.ledger order by gen"),
+                         [["5", "1"], ["16", "2"], ["4", "1"]])
+        self.assertEqual(self.redis.call("HGET", "{counterd:0}:meta", "events"), b"4")
+
     def mix_while_idle(self, counterd, config):
         """A batch that Postgres lacks goes into quarantine together with one that it has, and no traffic comes after."""
         self.send(counterd, {"a": 1})
@@ -240,6 +260,8 @@ class Dead(RollbackCase):
         self.assertEqual((opened["part"], opened["increments"], opened["batches_in_postgres"], opened["batches_only_here"]),
                          ("open", 100, 0, 1))
         self.assertEqual([writer["only_here"] for writer in opened["writers"]], ["2-2"])
+        self.assertEqual(self.query("select value from counterd.quarantine, jsonb_each_text(vector) where part = 'sealed'"
+                                    " order by 1"), [["0"], ["1"]])
         audit = self.audit(code=harness.EXIT_TEMPFAIL, config=self.flusher_config)
         self.assertEqual((audit["verdict"], audit["applied"], audit["quarantined"], audit["accepted"]), ("late", 1, 111, 112))
         one, two = str(sealed["id"]), str(opened["id"])
@@ -284,11 +306,12 @@ class Dead(RollbackCase):
         self.flush()
         self.query("insert into counterd.writers values ('counterd', 5, 'w', 7);"
                    "insert into counterd.quarantine (namespace, gen, shard, prev_gen, identity, vector, members, deltas, total,"
-                   " accepted_at_seal, opened_at, sealed_at) select 'counterd', 'g' || shard, shard, '', '{\"w\": [1, 2]}',"
-                   " '{}', array['of.' || shard], '{9}', 9, 0, now(), now() from unnest('{3, 5, 6}'::integer[]) as shard")
+                   " accepted_at_seal, opened_at, sealed_at) select 'counterd', 'g' || shard, shard, '',"
+                   " case shard when 6 then '{}'::jsonb else '{\"w\": [1, 2]}' end, '{}', array['of.' || shard], '{9}', 9, 0,"
+                   " now(), now() from unnest('{3, 5, 6}'::integer[]) as shard")
         first, second, third = self.quarantine()
         self.assertEqual([(row["batches_in_postgres"], row["batches_only_here"]) for row in (first, second, third)],
-                         [(0, 2), (2, 0), (0, 2)])
+                         [(0, 2), (2, 0), (0, 0)])
         self.assertEqual(self.audit(code=harness.EXIT_TEMPFAIL)["quarantined"], 18)
         self.decide("drop", str(third["id"]))
         self.decide("apply", str(second["id"]), "--force")

@@ -143,14 +143,14 @@ class Living(RollbackCase):
     def test_what_redis_forgot_is_made_up_for_by_whoever_releases(self):
         counterd = self.counterd(shards=1)
         direct = self.write_config("direct.json", shards=1)
-        proxy, through_redis = self.proxied_redis()
-        through = self.write_config("through.json", shards=1, redis=through_redis)
+        proxy, through_postgres = self.proxied_postgres()
+        through = self.write_config("through.json", shards=1, postgres=through_postgres)
         self.send(counterd, {"a": 5})
         self.flush(config=direct)
         self.send(counterd, {"b": 7})  # the answer says that Postgres has a
         self.redis.call("FLUSHALL")
         self.send(counterd, {"c": 9})
-        self.flusher_killed(proxy, is_script("release"), True, through)
+        self.flusher_killed(proxy, is_sql("commit\0"), False, through)
         self.flush(config=direct)
         self.assertEqual(self.counters(), {"a": 5, "b": 7, "c": 9})
         self.assertEqual(self.audit(config=direct)["accepted"], 21)
@@ -304,20 +304,22 @@ class Dead(RollbackCase):
     def test_a_row_looks_at_its_own_shard_and_moves_no_vector_back(self):
         self.flusher_config = self.write_config()
         self.flush()
-        self.query("insert into counterd.writers values ('counterd', 5, 'w', 7);"
-                   "insert into counterd.quarantine (namespace, gen, shard, prev_gen, identity, vector, members, deltas, total,"
-                   " accepted_at_seal, opened_at, sealed_at) select 'counterd', 'g' || shard, shard, '',"
-                   " case shard when 6 then '{}'::jsonb else '{\"w\": [1, 2]}' end, '{}', array['of.' || shard], '{9}', 9, 0,"
-                   " now(), now() from unnest('{3, 5, 6}'::integer[]) as shard")
-        first, second, third = self.quarantine()
-        self.assertEqual([(row["batches_in_postgres"], row["batches_only_here"]) for row in (first, second, third)],
-                         [(0, 2), (2, 0), (0, 0)])
-        self.assertEqual(self.audit(code=harness.EXIT_TEMPFAIL)["quarantined"], 18)
-        self.decide("drop", str(third["id"]))
-        self.decide("apply", str(second["id"]), "--force")
-        self.decide("apply", str(first["id"]))
+        self.query("insert into counterd.writers values ('counterd', 5, 'v', 1), ('counterd', 5, 'w', 7)")
+        for shard, identity in ((3, {"w": [1, 2]}), (5, {"v": [5, 6], "w": [1, 2]}), (6, {})):
+            self.query("insert into counterd.quarantine (namespace, gen, shard, prev_gen, identity, vector, members, deltas,"
+                       f" total, accepted_at_seal, opened_at, sealed_at) values ('counterd', 'g{shard}', {shard}, '',"
+                       f" '{json.dumps(identity)}', '{{}}', '{{of.{shard}}}', '{{9}}', 9, 0, now(), now())")
+        rows = self.quarantine()
+        self.assertEqual([(row["batches_in_postgres"], row["batches_only_here"]) for row in rows], [(0, 2), (2, 2), (0, 0)])
+        self.assertEqual(self.audit(code=harness.EXIT_TEMPFAIL)["quarantined"], 27)
+        first, second, third = (str(row["id"]) for row in rows)
+        self.decide("drop", third)
+        self.assertIn("holds 2 batches", self.decide("apply", second, code=EXIT_DATA).err)
+        self.decide("apply", second, "--force")
+        self.decide("apply", first)
         self.assertEqual(self.counters(), {"of.3": 9, "of.5": 9})
-        self.assertEqual(self.query("select shard, seq from counterd.writers order by shard"), [["3", "2"], ["5", "7"]])
+        self.assertEqual(self.query("select shard, writer, seq from counterd.writers order by 1, 2"),
+                         [["3", "w", "2"], ["5", "v", "6"], ["5", "w", "7"]])
         audit = self.audit()
         self.assertEqual((audit["applied"], audit["accepted"], audit["quarantined"]), (18, 18, 0))
 
@@ -502,6 +504,11 @@ class Scripts(RollbackCase):
         self.assertEqual([self.field(name) for name in ("accepted", "prev_gen", "sealed_gen", "set_aside")],
                          [b"-7", b"head", None, None])
         self.assertEqual(self.redis.call("HLEN", "{counterd:0}:durable"), 2)
+
+    def test_reset_to_a_ledger_that_has_nothing(self):
+        self.redis.call("HSET", "{counterd:0}:meta", "prev_gen", "gone", "opened_ms", 1000)
+        self.assertEqual(self.script("reset", "mixed", "aside", "", "0", "0"), [b"RESET"])
+        self.assertEqual([self.field(name) for name in ("prev_gen", "opened_ms", "sealed_opened_ms")], [None, None, b"1000"])
 
     def test_seal_touches_nothing_that_does_not_belong_together(self):
         meta, seqs = "{counterd:0}:meta", "{counterd:0}:open_seqs"

@@ -418,6 +418,14 @@ class Audit(RollbackCase):
                 self.assertRegex(text, rf"event=audit_shard shard={shard} verdict=(lost|doubled) .*where=.*{where}")
                 change(-by)
 
+    def test_a_difference_among_many_counters(self):
+        """Which are read in pages."""
+        self.flush()
+        self.query("insert into counterd.counters select 'key.' || n, 1, now(), now() from generate_series(1, 20001) as n")
+        audit = self.audit(code=EXIT_DATA)
+        self.assertEqual((audit["verdict"], audit["difference"]), ("doubled", -20001))
+        self.assertEqual(sum(row["difference"] for row in audit["by_shard"]), -20001)
+
     def test_what_was_smuggled_in_stays_visible_after_the_flush(self):
         counterd = self.counterd(shards=1)
         config = self.write_config("f.json", shards=1)

@@ -71,7 +71,6 @@ struct once *once_new(const struct once_options *options)
         once->parts = calloc(options->shards, sizeof(*once->parts));
     }
     if (!once || !once->keys || !once->items || !once->parts) {
-        table_clear(options->table);
         once_free(once);
         return NULL;
     }

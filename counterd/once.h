@@ -71,7 +71,7 @@ struct once_options {
     void *context;
 };
 
-/* Gives NULL when out of memory; the table is empty then too. */
+/* Gives NULL when out of memory, and leaves the table as it is. */
 struct once *once_new(const struct once_options *options);
 void once_free(struct once *once);
 

@@ -449,7 +449,6 @@ static struct outbox_ack step_cursor(struct outbox *outbox, struct shard *shard)
         if (batch->segment != 0) {
             outbox->spooled--;
             outbox->spooled_events -= batch->events;
-            batch->segment = 0;
         }
     }
     shard->cursor_seq++;

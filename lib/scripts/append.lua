@@ -19,7 +19,7 @@ local writer, seq, known, events = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local marker, mark, ttl = KEYS[8], ARGV[5], tonumber(ARGV[6])
 local first_member = marker and 7 or 5
 local merge = #ARGV % 2 == 1 and table.remove(ARGV) or 'add'
-local EXACT = 9007199254740992
+local EXACT = 9007199254740991 -- 2^53 - 1: a sum that should be 2^53 + 1 comes out as 2^53
 local TOTAL_MAX = 9.2e18
 local CHUNK = 2000 -- members in a command: Lua's stack holds 8,000 words
 

@@ -6,7 +6,7 @@
 -- or of what a double can't add up exactly. Durable is JSON, {"writer": "seq"}: which batches Redis knows to be in Postgres.
 local open, sealed, meta, durable = KEYS[1], KEYS[2], KEYS[3], KEYS[5]
 local most = tonumber(ARGV[1])
-local EXACT = 9007199254740992
+local EXACT = 9007199254740991 -- 2^53 - 1: a sum that should be 2^53 + 1 comes out as 2^53
 
 if not most or most < 1 then
   return redis.error_reply('BADARG audit: malformed arguments')

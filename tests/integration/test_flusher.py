@@ -176,6 +176,16 @@ class Commands(harness.Case):
         self.flush(config=config)
         self.assertEqual(self.query("select fresh_until <= now() from counterd.shards"), [["t"], ["t"]])
 
+    def test_a_shard_without_its_row_is_left_alone(self):
+        """Nobody could lock it."""
+        counterd = self.counterd()
+        self.send(counterd, ["a:1|c"])
+        self.flush()
+        self.query("delete from counterd.shards")
+        self.send(counterd, ["a:2|c"])
+        self.assertIn("counterd.shards has no row", self.flush(code=harness.EXIT_CONFIG).err)
+        self.assertEqual((self.counters(), self.redis.pending()), ({"a": 1}, {"a": 2}))
+
     def test_status_tells_what_is_pending(self):
         counterd = self.counterd()
         self.send(counterd, [f"key.{n}:1|c" for n in range(50)])

@@ -222,7 +222,6 @@ class Idempotency(harness.Case):
         limit = 2**53 - 1
         self.assertEqual(post(counterd, "k", ["a:1|c"])[0], 200)
         self.redis.call("ZADD", "{counterd:0}:open", limit, "a")
-        self.redis.call("HSET", "{counterd:0}:meta", "open_weight", limit)
         code, answer = post(counterd, "l", ["a:10|c"])
         self.assertEqual((code, "limit" in answer["error"], "same key" in answer["error"]), (503, True, True))
         self.assertEqual(self.redis.pending(), {"a": limit})
@@ -339,6 +338,23 @@ class Vector(RollbackCase):
         self.flush(config=short)
         self.assertEqual(self.rows(), 0)
         self.assertEqual(self.redis.call("EXISTS", "{counterd:0}:writers", "{counterd:0}:durable"), 0)
+
+    def test_pruned_in_every_shard_but_one_that_has_something_in_quarantine(self):
+        self.config["shards"] = 8
+        self.post(self.ready(), "k", LINES)
+        self.flush()
+        self.assertEqual(self.rows(), 8)
+        [[writer]] = self.query("select distinct writer from counterd.writers")
+        for shard in range(8):  # as a reset leaves it
+            self.redis.call("HSET", f"{{counterd:{shard}}}:writers", writer, 1)
+        self.query("insert into counterd.quarantine (namespace, gen, shard, prev_gen, identity, vector, members, deltas,"
+                   " accepted_at_seal, opened_at, sealed_at)"
+                   " values ('counterd', 'by-hand', 3, '', '{}', '{}', '{}', '{}', 0, now(), now())")
+        short = self.write_config("short.json", idempotency={"ttl_s": 1, "rollback_s": 0})
+        harness.wait_until(lambda: self.flush(config=short, code=None) and self.rows() < 8, what="rows go")
+        self.assertEqual(self.query("select shard from counterd.writers"), [["3"]])
+        self.assertEqual([self.redis.call("HLEN", f"{{counterd:{shard}}}:writers") for shard in range(8)],
+                         [shard == 3 for shard in range(8)])
 
     def test_forgotten_in_time(self):
         """The marker goes by itself, the row later; then the key is a new one."""

@@ -279,13 +279,53 @@ class Script(harness.Case):
         self.assertEqual((self.redis.pending(), self.redis.accepted()), ({"a": -8, "b": 7, "c": 1, "d": 5}, 5))
 
     def test_beyond_what_a_double_adds_up(self):
-        most = 2**53
+        most = 2**53 - 1
         self.assertEqual(self.append(1, "a", -most)[0], b"OK")
-        self.assertEqual(self.append(2, "a", 1, "b", most - 1)[0], b"OK")
-        self.assertEqual((self.redis.pending(), self.redis.accepted()), ({"a": 1, "b": most - 1}, most))
+        self.assertEqual(self.append(2, "a", 2, "b", most - 2)[0], b"OK")
+        self.assertEqual((self.redis.pending(), self.redis.accepted()), ({"a": 2, "b": most - 2}, most))
         for members, merge in ((("a",), "max"), (("a", 1), "avg"), (("a", most, "b", 2), "max")):
             with self.assertRaisesRegex(Exception, "BADARG"):
                 self.append(3, *members, merge=merge)
+
+
+    def call(self, *args, marker=()):
+        """As counterd would: with a marker there are eight keys."""
+        text = (harness.ROOT / "lib" / "scripts" / "append.lua").read_text()
+        return self.redis.call("EVAL", text, 7 + len(marker), *harness.shard_keys(0), *marker, *args)
+
+    def refused(self, error, *args, **options):
+        with self.subTest(args=args), self.assertRaisesRegex(harness.RedisError, error):
+            self.call(*args, **options)
+
+    def test_what_is_refused_is_refused_before_the_first_write(self):
+        for args in (("", 1, 0, 1), ("w", 0, 0, 1), ("w", "1.5", 0, 1), ("w", "x", 0, 1), ("w", 1, -1, 1), ("w", 1, 0, -1),
+                     ("w", 1, 0)):
+            self.refused("BADARG", *args, *("a", 1) if len(args) == 4 else ())
+        for delta in ("", "x", "1.5", "1e3", "0x10", " 1"):
+            self.refused("BADARG", "w", 1, 0, 2, "a", 1, "b", delta)
+        self.refused("BADARG", "w", 1, 0, 1, "", 1)
+        for seq, mark, ttl in ((2, "digest", 60), (1, "", 60), (1, "digest", 0), (1, "digest", "1.5"), (1, "digest", "x")):
+            self.refused("BADARG", "once:w", seq, 0, 1, mark, ttl, "a", 1, marker=["{counterd:0}:token:k"])
+        self.assertEqual(self.redis.call("KEYS", "*"), [])
+
+    def test_one_beyond_what_a_double_can_tell(self):
+        """2^53 + 1, which a double takes for 2^53."""
+        meta, most = "{counterd:0}:meta", 2**53 - 1
+        self.refused("BADARG", "w", 1, 0, 2, "a", most, "b", -2)
+        self.assertEqual(self.call("w", 1, 0, 1, "a", most)[0], b"OK")
+        self.assertEqual(self.call("w", 2, 0, 1, "a", 2)[0], b"FULL")
+        self.assertEqual(self.redis.pending(), {"a": most})
+        self.redis.call("HSET", meta, "accepted", most, "events", most - 3)
+        self.assertEqual(self.call("w", 2, 0, 5, "b", 1, "b", 1)[0], b"OK")
+        self.assertEqual(self.redis.call("HMGET", meta, "accepted", "events"), [b"%d" % (most + 2)] * 2)
+        self.assertEqual(self.redis.script("audit", 0, 10)[7], b"")
+        self.assertEqual(self.redis.pending(), {"a": most, "b": 2})
+
+    def test_no_running_total_leaves_its_range(self):
+        for full in ("accepted", "events"):
+            self.redis.call("HSET", "{counterd:0}:meta", "accepted", 0, "events", 0, full, 92 * 10**17)
+            self.refused("RANGE", "w", 1, 0, 2000, "a", 2000)
+        self.assertEqual(self.redis.pending(), {})
 
 
 class Steps(Merge):

@@ -164,6 +164,26 @@ class Living(RollbackCase):
                 self.assertEqual([(row["part"], row["batches_only_here"]) for row in rows], [("sealed", 0), ("open", 0)])
                 self.flusher("quarantine", "drop", *(str(row["id"]) for row in rows), config=direct)
 
+    def test_what_redis_forgot_is_made_up_for_by_whoever_releases(self):
+        counterd = self.counterd(shards=1)
+        direct = self.write_config("direct.json", shards=1)
+        proxy, through_postgres = self.proxied_postgres()
+        through = self.write_config("through.json", shards=1, postgres=through_postgres)
+        self.send(counterd, {"a": 5})
+        self.flush(config=direct)
+        self.send(counterd, {"b": 7})  # the answer says that Postgres has a
+        self.redis.call("FLUSHALL")
+        self.send(counterd, {"c": 9})
+        self.flusher_killed(proxy, is_sql("commit\0"), False, through)
+        self.flush(config=direct)
+        self.assertEqual(self.counters(), {"a": 5, "b": 7, "c": 9})
+        self.assertEqual(self.audit(config=direct)["accepted"], 21)
+        self.send(counterd, {"d": 4})
+        self.flush(config=direct)
+        self.assertEqual(self.query("select total, events from counterd.ledger order by gen"),
+                         [["5", "1"], ["16", "2"], ["4", "1"]])
+        self.assertEqual(self.redis.call("HGET", "{counterd:0}:meta", "events"), b"4")
+
     def mix_while_idle(self, counterd, config):
         """A batch that Postgres lacks goes into quarantine together with one that it has, and no traffic comes after."""
         self.send(counterd, {"a": 1})
@@ -427,6 +447,8 @@ class Dead(RollbackCase):
         self.assertEqual((opened["part"], opened["increments"], opened["batches_in_postgres"], opened["batches_only_here"]),
                          ("open", 100, 0, 1))
         self.assertEqual([writer["only_here"] for writer in opened["writers"]], ["2-2"])
+        self.assertEqual(self.query("select value from counterd.quarantine, jsonb_each_text(vector) where part = 'sealed'"
+                                    " order by 1"), [["0"], ["1"]])
         audit = self.audit(code=harness.EXIT_TEMPFAIL, config=self.flusher_config)
         self.assertEqual((audit["verdict"], audit["applied"], audit["quarantined"], audit["accepted"]), ("late", 1, 111, 112))
         one, two = str(sealed["id"]), str(opened["id"])
@@ -465,6 +487,28 @@ class Dead(RollbackCase):
         both = [subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(2)]
         self.assertEqual(sorted(process.wait(harness.DEADLINE_S) for process in both), [0, EXIT_DATA])
         self.assertEqual(self.counters(), {"a": 1, "c": 100})
+
+    def test_a_row_looks_at_its_own_shard_and_moves_no_vector_back(self):
+        self.flusher_config = self.write_config()
+        self.flush()
+        self.query("insert into counterd.writers values ('counterd', 5, 'v', 1), ('counterd', 5, 'w', 7)")
+        for shard, identity in ((3, {"w": [1, 2]}), (5, {"v": [5, 6], "w": [1, 2]}), (6, {})):
+            self.query("insert into counterd.quarantine (namespace, gen, shard, prev_gen, identity, vector, members, deltas,"
+                       f" total, accepted_at_seal, opened_at, sealed_at) values ('counterd', 'g{shard}', {shard}, '',"
+                       f" '{json.dumps(identity)}', '{{}}', '{{of.{shard}}}', '{{9}}', 9, 0, now(), now())")
+        rows = self.quarantine()
+        self.assertEqual([(row["batches_in_postgres"], row["batches_only_here"]) for row in rows], [(0, 2), (2, 2), (0, 0)])
+        self.assertEqual(self.audit(code=harness.EXIT_TEMPFAIL)["quarantined"], 27)
+        first, second, third = (str(row["id"]) for row in rows)
+        self.decide("drop", third)
+        self.assertIn("holds 2 batches", self.decide("apply", second, code=EXIT_DATA).err)
+        self.decide("apply", second, "--force")
+        self.decide("apply", first)
+        self.assertEqual(self.counters(), {"of.3": 9, "of.5": 9})
+        self.assertEqual(self.query("select shard, writer, seq from counterd.writers order by 1, 2"),
+                         [["3", "w", "2"], ["5", "v", "6"], ["5", "w", "7"]])
+        audit = self.audit()
+        self.assertEqual((audit["applied"], audit["accepted"], audit["quarantined"]), (18, 18, 0))
 
     def test_wrong_words(self):
         for words in ((), ("list", "1"), ("apply",), ("drop",), ("apply", "x"), ("apply", "0"), ("undo", "1"),
@@ -675,6 +719,14 @@ class Audit(RollbackCase):
                          [("counterd", "doubled", -5), ("counterd@max", "balanced", 0)])
         self.assertEqual([difference for _, _, difference in self.wrong(lanes[0])], [-5])
 
+    def test_a_difference_among_many_counters(self):
+        """Which are read in pages."""
+        self.flush()
+        self.query("insert into counterd.counters select 'key.' || n, 1, now(), now() from generate_series(1, 20001) as n")
+        audit = self.audit(code=EXIT_DATA)
+        self.assertEqual((audit["verdict"], audit["difference"]), ("doubled", -20001))
+        self.assertEqual(sum(row["difference"] for row in audit["by_shard"]), -20001)
+
     def test_what_was_smuggled_in_stays_visible_after_the_flush(self):
         counterd = self.counterd(shards=1)
         config = self.write_config("f.json", shards=1)
@@ -783,6 +835,30 @@ class Scripts(RollbackCase):
         self.assertEqual(self.script("catch_up", "second", "3", *args[2:]), [b"CAUGHT_UP"])
         self.assertEqual([self.field(name) for name in ("prev_gen", "accepted", "accepted_at_seal", "events", "events_at_seal")],
                          [b"head", b"9", b"9", b"5", b"5"])
+
+    def test_reset_to_a_ledger_that_has_nothing(self):
+        self.redis.call("HSET", "{counterd:0}:meta", "prev_gen", "gone", "opened_ms", 1000)
+        self.assertEqual(self.script("reset", "mixed", "aside", "", "0", "0"), [b"RESET"])
+        self.assertEqual([self.field(name) for name in ("prev_gen", "opened_ms", "sealed_opened_ms")], [None, None, b"1000"])
+
+    def test_seal_touches_nothing_that_does_not_belong_together(self):
+        meta, seqs = "{counterd:0}:meta", "{counterd:0}:open_seqs"
+        self.redis.call("HDEL", meta, "sealed_gen")
+        self.before = self.dump()
+        with self.assertRaisesRegex(harness.RedisError, "BROKEN"):
+            self.script("seal", "new")
+        self.assertEqual(self.dump(), self.before)
+        self.redis.call("HSET", meta, "sealed_gen", "mixed", "opened_ms", 1000, "last_append_ms", 2000)
+        self.script("release", "mixed", 0, 0)
+        self.redis.call("RENAME", seqs, "spare")
+        self.before = self.dump()
+        with self.assertRaisesRegex(harness.RedisError, "BROKEN"):
+            self.script("seal", "new")
+        self.assertEqual(self.dump(), self.before)
+        self.redis.call("RENAME", "spare", seqs)
+        sealed = self.script("seal", "new")
+        self.assertEqual((sealed[0], sealed[5], sealed[7]), (b"SEALED", b"1000", b"2000"))
+        self.assertIsNone(self.field("opened_ms"))
 
     def test_release_checks_its_correction_first(self):
         for args in (("x", "0"), ("0", "1.5"), ("9210000000000000000", "0"), ("0", "-99999999999999999999")):

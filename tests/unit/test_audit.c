@@ -169,6 +169,8 @@ START_TEST(leaves_out_of_the_balance_what_redis_forgot)
     postgres.quarantined_rows = 1;
     postgres.quarantined = 11;
     must_judge(&redis, &postgres, AUDIT_LATE, 0);
+    postgres.quarantined = 0; /* 5 - 5 */
+    must_judge(&redis, &postgres, AUDIT_LATE, 0);
     postgres.quarantined_rows = postgres.quarantined = 0;
     postgres.recovered_total = 11;
     postgres.ledger_total += 11;
@@ -187,6 +189,7 @@ START_TEST(the_worst_shard_is_the_verdict)
 
     audit_note_counters(&lost, 2);
     audit_note_counters(&lost, -1); /* not worse */
+    audit_note_counters(&lost, 5);  /* nor this */
     audit_add(&total, &lost);
     audit_add(&total, &late);
     ck_assert_int_eq(total.verdict, AUDIT_LOST);

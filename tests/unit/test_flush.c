@@ -518,6 +518,35 @@ static void flush_overlapping(struct overlap overlap, bool *ret_fired)
     must_be_exact(&world);
 }
 
+static enum memory_fault collide(void *context, struct memory_flusher *flusher)
+{
+    struct overlap *overlap = context;
+
+    (void)flusher;
+    return overlap->crash-- == 0 ? FAULT_COLLISION : FAULT_NONE;
+}
+
+/* What another flusher has done by the time of the next attempt is no part of what this one tells. */
+START_TEST(what_collides_with_the_one_who_did_it_is_told_once)
+{
+    for (int hole = 0; hole < 2; hole++) {
+        struct world world = {0};
+        struct overlap overlap = {&world, -1, CALL_COMMIT, CALL_COMMIT};
+        struct memory_flusher first = {
+            .store = &world.store, .hook = collide, .after = overlap_after, .context = &overlap};
+        struct flush_result result;
+
+        append_some(&world);
+        if (hole)
+            world.store.redis.open.low[0] = 2;
+        ck_assert_int_eq(run_flusher(&first, &result), 0);
+        ck_assert_int_lt(overlap.after, 0);
+        ck_assert_int_eq(result.keys, 0);
+        ck_assert_int_eq(result.quarantined, 0);
+    }
+}
+END_TEST
+
 START_TEST(a_second_flusher_at_any_call_does_no_harm)
 {
     bool before_fired = true, after_fired = true;
@@ -754,6 +783,45 @@ START_TEST(a_running_total_that_belongs_to_another_set_is_not_made_up_for)
 }
 END_TEST
 
+START_TEST(a_running_total_that_belongs_to_nothing_known_is_left_alone)
+{
+    struct world world = {0};
+
+    append_some(&world);
+    must_flush(&world);
+    append_some(&world);
+    world.store.redis.prev_id[0] = '?';
+    must_flush(&world);
+    ck_assert_int_eq(world.store.postgres.head.cumulative_total, 44);
+    ck_assert_int_eq(world.store.postgres.head.correction.total, 0);
+    ck_assert_int_eq(world.store.postgres.head.correction.events, 0);
+}
+END_TEST
+
+/* Redis forgets what was released, and a batch behind it, of which the writers know that Postgres has all
+ * but that batch. */
+START_TEST(events_are_counted_from_what_redis_released_last)
+{
+    struct world world = {0};
+    struct memory_flusher flusher = {.store = &world.store};
+    struct memory_redis before;
+    struct flush_result result;
+
+    append_some(&world);
+    must_flush(&world);
+    before = world.store.redis;
+    append_some(&world);
+    must_flush(&world);
+    append_some(&world);
+    world.store.redis = before;
+    append_some(&world);
+    ck_assert_int_eq(run_flusher(&flusher, &result), 0);
+    ck_assert_int_eq(result.quarantined, 0);
+    ck_assert_int_eq(result.events, 10);
+    must_be_exact(&world);
+}
+END_TEST
+
 static void must_refuse(struct world *world)
 {
     struct memory_flusher flusher = {.store = &world->store};
@@ -811,6 +879,22 @@ START_TEST(a_generation_that_lost_a_member_is_refused)
     append_some(&world);
     ck_assert_int_eq(run_flusher(&flusher, &result), FAILURE_LATER);
     ck_assert_int_eq(world.store.postgres.ledger_len, 0);
+}
+END_TEST
+
+START_TEST(a_generation_that_lost_all_its_members_is_refused)
+{
+    struct world world = {0};
+    struct memory_flusher flusher = {.store = &world.store};
+    struct source source = memory_source(&flusher);
+    struct generation left = {0};
+    struct error error;
+
+    append_some(&world);
+    ck_assert_int_eq(source.seal(source.context, 0, &left, &error), SEAL_SEALED);
+    generation_done(&left);
+    memset(world.store.redis.sealed.there, 0, sizeof(world.store.redis.sealed.there));
+    must_refuse(&world);
 }
 END_TEST
 
@@ -889,6 +973,7 @@ static void add_tests(TCase *tests)
     tcase_add_test(tests, one_mixed_shard_does_not_hold_up_the_others);
     tcase_add_test(tests, a_second_flusher_while_several_share_a_transaction_does_no_harm);
     tcase_add_test(tests, a_second_flusher_at_any_call_does_no_harm);
+    tcase_add_test(tests, what_collides_with_the_one_who_did_it_is_told_once);
     tcase_add_test(tests, a_generation_that_came_back_under_a_new_id_is_not_applied_again);
     tcase_add_test(tests, a_generation_that_is_gone_while_it_is_read_is_dropped);
     tcase_add_test(tests, a_generation_that_mixes_old_and_new_goes_into_quarantine_and_is_sent_again);
@@ -900,9 +985,12 @@ static void add_tests(TCase *tests)
     tcase_add_test(tests, redis_may_go_back_from_any_call_to_any_earlier_one);
     tcase_add_test(tests, an_emptied_redis_goes_on_where_postgres_is);
     tcase_add_test(tests, a_running_total_that_belongs_to_another_set_is_not_made_up_for);
+    tcase_add_test(tests, a_running_total_that_belongs_to_nothing_known_is_left_alone);
+    tcase_add_test(tests, events_are_counted_from_what_redis_released_last);
     tcase_add_test(tests, a_generation_with_a_hole_before_it_goes_into_quarantine);
     tcase_add_test(tests, a_generation_without_its_batches_goes_into_quarantine);
     tcase_add_test(tests, a_generation_that_lost_a_member_is_refused);
+    tcase_add_test(tests, a_generation_that_lost_all_its_members_is_refused);
     tcase_add_test(tests, a_total_beyond_64_bits_is_refused_and_stays);
     tcase_add_test(tests, judges_by_ledger_and_vector);
     tcase_add_test(tests, judges_quarantine_before_all_else);

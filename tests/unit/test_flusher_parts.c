@@ -76,6 +76,27 @@ START_TEST(orders_keys_by_their_bytes)
 }
 END_TEST
 
+START_TEST(cancels_what_was_begun_last_and_no_more)
+{
+    struct updates updates = {0};
+
+    updates_begin(&updates, 0);
+    ck_assert_int_eq(updates_add(&updates, span_of("a"), 1), 0);
+    updates_begin(&updates, 1);
+    ck_assert_int_eq(updates_add(&updates, span_of("bcd"), 2), 0);
+    updates_cancel(&updates);
+    ck_assert_uint_eq(updates.len, 1);
+    ck_assert_uint_eq(updates.bytes_len, 1);
+    updates_begin(&updates, 1);
+    ck_assert_int_eq(updates_add(&updates, span_of("e"), 3), 0);
+    ck_assert(span_is(updates_key(&updates, 0), "a"));
+    ck_assert(span_is(updates_key(&updates, 1), "e"));
+    updates_clear(&updates);
+    ck_assert_uint_eq(updates.bytes_len, 0);
+    updates_done(&updates);
+}
+END_TEST
+
 START_TEST(keeps_many_keys)
 {
     struct updates updates = {0};
@@ -261,6 +282,7 @@ static void add_tests(TCase *tests)
     tcase_add_test(tests, takes_ranges_in_order_only);
     tcase_add_test(tests, sums_stop_at_the_end_of_the_range);
     tcase_add_test(tests, orders_keys_by_their_bytes);
+    tcase_add_test(tests, cancels_what_was_begun_last_and_no_more);
     tcase_add_test(tests, keeps_many_keys);
     tcase_add_test(tests, writes_arrays_as_postgres_reads_them);
     tcase_add_test(tests, leaves_out_what_the_row_holds_already);

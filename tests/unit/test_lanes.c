@@ -139,6 +139,22 @@ START_TEST(each_merge_makes_one_of_each_database)
 }
 END_TEST
 
+START_TEST(another_merge_is_another_lane)
+{
+    char text[256];
+    struct config *max, *min;
+
+    snprintf(text, sizeof(text), "{\"targets\": [" PEAKS "]}", "a", "max", "");
+    max = must_parse(text);
+    snprintf(text, sizeof(text), "{\"targets\": [" PEAKS "]}", "a", "min", "");
+    min = must_parse(text);
+    ck_assert(config_lanes_equal(max, max));
+    ck_assert(!config_lanes_equal(max, min));
+    config_free(max);
+    config_free(min);
+}
+END_TEST
+
 static void must_not_parse(const char *text, const char *complaint)
 {
     struct config *config;
@@ -155,6 +171,7 @@ START_TEST(what_can_not_be_is_refused)
 
     must_not_parse("{\"shards\": 512, \"targets\": [" SHOP "," BLOG "]}",
                    "makes 1536 shards; 1024 are the most");
+    config_free(must_parse("{\"shards\": 512, \"targets\": [" SHOP "]}"));
     must_not_parse("{\"namespace\": \"a2345678901234567890123456789012345678901234567890123456\","
                    "\"targets\": [" SHOP "]}",
                    "'namespace' has 56 bytes");
@@ -214,6 +231,17 @@ static void feed(struct table *table, const struct config *config, const char *l
     stats_done(&stats);
 }
 
+START_TEST(the_overflow_key_is_in_the_first_lane_whoever_takes_it)
+{
+    struct config *config = must_parse("{\"targets\": [{\"match\": \"*\", \"table\": "
+                                       "\"counterd.counters\", \"database\": \"service=shop\"}]}");
+
+    ck_assert_uint_eq(targets_route(config->targets, span_of("a")).lane, 1);
+    ck_assert_uint_eq(targets_route(config->targets, span_of(OVERFLOW_KEY)).lane, 0);
+    config_free(config);
+}
+END_TEST
+
 START_TEST(lines_and_what_they_are_fanned_out_to_go_to_the_lanes_of_their_keys)
 {
     struct config *config = three_lanes();
@@ -262,9 +290,11 @@ static void add_tests(TCase *tests)
     tcase_add_test(tests, without_databases_there_is_one);
     tcase_add_test(tests, each_database_makes_one_and_the_first_is_always_there);
     tcase_add_test(tests, each_merge_makes_one_of_each_database);
+    tcase_add_test(tests, another_merge_is_another_lane);
     tcase_add_test(tests, the_order_of_targets_does_not_matter);
     tcase_add_test(tests, what_can_not_be_is_refused);
     tcase_add_test(tests, a_hash_is_moved_into_any_shard);
+    tcase_add_test(tests, the_overflow_key_is_in_the_first_lane_whoever_takes_it);
     tcase_add_test(tests, lines_and_what_they_are_fanned_out_to_go_to_the_lanes_of_their_keys);
     tcase_add_test(tests, a_full_table_counts_in_the_first_lane_and_fractions_stay_in_theirs);
 }

@@ -238,6 +238,18 @@ START_TEST(a_plain_line_ends_where_it_does)
 }
 END_TEST
 
+START_TEST(a_plain_key_has_255_bytes_at_most)
+{
+    char text[KEY_LEN_MAX + 6];
+    struct metric metric;
+
+    memset(text, 'k', sizeof(text));
+    memcpy(text + KEY_LEN_MAX + 1, ":1|c", 5);
+    ck_assert_uint_eq(plain_bytes(text, &metric), 0);
+    ck_assert_uint_eq(plain_bytes(text + 1, &metric), KEY_LEN_MAX + 4);
+}
+END_TEST
+
 START_TEST(a_text_is_cut_between_characters)
 {
     static const struct {
@@ -281,6 +293,7 @@ static void add_tests(TCase *tests)
     tcase_add_test(tests, the_plain_parser_agrees_with_the_whole_one);
     tcase_add_test(tests, plain_lines_are_parsed_up_to_one_that_is_not);
     tcase_add_test(tests, a_plain_line_ends_where_it_does);
+    tcase_add_test(tests, a_plain_key_has_255_bytes_at_most);
     tcase_add_test(tests, a_text_is_cut_between_characters);
 }
 

@@ -264,6 +264,40 @@ START_TEST(in_doubt_it_is_sent_again_and_counted_once)
 }
 END_TEST
 
+/* Answered for the second time, because the first answer was lost: ours all the same. */
+START_TEST(what_is_found_after_a_lost_answer_is_ours)
+{
+    struct once *once = request("k", "body", ONES);
+    struct once_part *part;
+    uint64_t counted = 0;
+
+    while ((part = once_next(once))) {
+        if (!part->resent)
+            ck_assert_int_eq(append(part), ONCE_APPLIED);
+        counted += once_tell(once, part, part->resent ? append(part) : ONCE_UNKNOWN);
+    }
+    ck_assert_uint_eq(counted, KEYS);
+    ck_assert_int_eq(once_verdict(once), ONCE_STORED);
+    once_free(once);
+    expect_stored(ONES, 1);
+}
+END_TEST
+
+/* What one part is told makes it no duplicate, whatever the parts behind it are told. */
+START_TEST(what_was_stored_in_part_before_is_no_duplicate)
+{
+    struct once *once = request("k", "body", ONES);
+    struct once_part *part = once_next(once);
+
+    ck_assert_uint_gt(once->parts_len, 1);
+    ck_assert_uint_gt(once_tell(once, part, ONCE_APPLIED), 0);
+    while ((part = once_next(once)))
+        ck_assert_uint_eq(once_tell(once, part, ONCE_FOUND), 0);
+    ck_assert_int_eq(once_verdict(once), ONCE_STORED);
+    once_free(once);
+}
+END_TEST
+
 static unsigned seed;
 
 static unsigned dice(unsigned sides)
@@ -340,6 +374,8 @@ static void add_tests(TCase *tests)
     tcase_add_test(tests, the_writer_is_of_token_and_body);
     tcase_add_test(tests, refused_is_sent_again);
     tcase_add_loop_test(tests, in_doubt_it_is_sent_again_and_counted_once, 0, 2);
+    tcase_add_test(tests, what_is_found_after_a_lost_answer_is_ours);
+    tcase_add_test(tests, what_was_stored_in_part_before_is_no_duplicate);
     tcase_add_loop_test(tests, whatever_is_lost_it_counts_once, 0, 10);
 }
 

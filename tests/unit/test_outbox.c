@@ -63,6 +63,17 @@ static void set_up_fanout(void)
     ck_assert_int_eq(config_parse("f", span_of(FANOUT), &config, &error), 0);
 }
 
+#define BUCKET 1656581400 /* the start of a minute */
+
+static void set_up_buckets(void)
+{
+    static const char text[] = "{\"targets\": [{\"match\": \"*\", \"table\": \"counterd.counters\", "
+                               "\"rollup\": {\"bucket\": \"1m\"}}]}";
+    struct error error;
+
+    ck_assert_int_eq(config_parse("f", span_of(text), &config, &error), 0);
+}
+
 static void tear_down(void)
 {
     config_free(config);
@@ -94,6 +105,14 @@ static void count_in(int key, int64_t bucket, int64_t micros)
 static void count(int key, int64_t micros)
 {
     count_in(key, 0, micros);
+}
+
+static uint32_t shard_of(int key)
+{
+    char name[16];
+
+    snprintf(name, sizeof(name), "%d", key);
+    return keyspace_shard(keyspace_hash(span_of(name)), SHARDS);
 }
 
 static int slot_of(struct span key)
@@ -317,15 +336,12 @@ END_TEST
 
 START_TEST(fractions_of_buckets_that_are_over_make_wholes_and_take_no_memory)
 {
-    enum { START = 1656581400, MINUTES = 30 };
-    static const char text[] = "{\"targets\": [{\"match\": \"*\", \"table\": \"counterd.counters\", "
-                               "\"rollup\": {\"bucket\": \"1m\"}}]}";
-    struct error error;
+    enum { MINUTES = 30 };
 
     set_up_with(SIZE_MAX);
-    ck_assert_int_eq(config_parse("f", span_of(text), &config, &error), 0);
+    set_up_buckets();
     for (int64_t minute = 0; minute < MINUTES; minute++) {
-        int64_t bucket = START + 60 * minute;
+        int64_t bucket = BUCKET + 60 * minute;
         outbox_set_time(outbox, bucket + 30);
         count_in(0, bucket, 300000);
         count_in(1, bucket, -500000);
@@ -337,12 +353,56 @@ START_TEST(fractions_of_buckets_that_are_over_make_wholes_and_take_no_memory)
     ck_assert_int_eq(units_of(0), MINUTES * 3 / 10);
     ck_assert_int_eq(units_of(1), -MINUTES / 2);
     ck_assert_int_eq(units_of(2), 0);
-    outbox_set_time(outbox, START + 3 * 86400);
-    count_in(0, START + 3 * 86400, 0);
+    outbox_set_time(outbox, BUCKET + 3 * 86400);
+    count_in(0, BUCKET + 3 * 86400, 0);
     settle();
     ck_assert_int_eq(units_of(2), MINUTES / 2);
     ck_assert_uint_eq(table_keys(tables[filling]), 0);
     check_all_stored();
+    tear_down();
+}
+END_TEST
+
+/* What waits for others in what is made is of this table, and not of the next one. */
+START_TEST(a_fraction_of_a_bucket_is_awaited_by_its_own_table)
+{
+    uint32_t shard = shard_of(0);
+
+    set_up_with(SIZE_MAX);
+    set_up_buckets();
+    count_in(0, BUCKET, 1500000);
+    swap_if_drained();
+    ck_assert(!outbox_fans_out(outbox));
+    ck_assert_ptr_nonnull(outbox_next(outbox, shard));
+    ck_assert(outbox_fans_out(outbox));
+    outbox_acknowledge(outbox, shard, 0);
+    settle();
+    ck_assert(!outbox_fans_out(outbox));
+    count_in(0, BUCKET, 500000);
+    swap_if_drained();
+    ck_assert_ptr_nonnull(outbox_next(outbox, shard));
+    ck_assert(!outbox_fans_out(outbox));
+    tear_down();
+}
+END_TEST
+
+START_TEST(a_fraction_without_room_counts_in_the_overflow_keys_own_shard)
+{
+    struct span overflow = span_of(OVERFLOW_KEY);
+    uint32_t home = keyspace_shard(keyspace_hash(overflow), SHARDS);
+    struct table_item item;
+    int key = 0;
+
+    set_up_with(SIZE_MAX);
+    while (shard_of(key) == home)
+        key++;
+    count(key, 500000);
+    swap_if_drained();
+    table_set_keys_max(tables[filling], 0);
+    ck_assert_ptr_nonnull(outbox_next(outbox, shard_of(key)));
+    ck_assert(table_pop(tables[filling], home, &item));
+    ck_assert(span_equal(item.key, overflow));
+    ck_assert_int_eq(item.micros, 500000);
     tear_down();
 }
 END_TEST
@@ -405,7 +465,7 @@ END_TEST
 
 START_TEST(only_a_shard_that_could_have_been_forgotten_is_probed)
 {
-    uint32_t shard = keyspace_shard(keyspace_hash(span_of("0")), SHARDS);
+    uint32_t shard = shard_of(0);
 
     set_up_with(SIZE_MAX);
     ck_assert_uint_eq(outbox_probe(outbox, shard), 0);
@@ -464,7 +524,7 @@ END_TEST
 
 START_TEST(an_idle_shard_that_learns_that_all_is_durable_forgets_it)
 {
-    uint32_t shard = keyspace_shard(keyspace_hash(span_of("0")), SHARDS);
+    uint32_t shard = shard_of(0);
 
     set_up_with(SIZE_MAX);
     count(0, MICROS_PER_UNIT);
@@ -476,6 +536,23 @@ START_TEST(an_idle_shard_that_learns_that_all_is_durable_forgets_it)
     ck_assert_uint_eq(outbox_durable(outbox, shard), 1);
     ck_assert_uint_eq(outbox_probe(outbox, shard), 0);
     ck_assert_uint_eq(outbox_history_bytes(outbox), 0);
+    tear_down();
+}
+END_TEST
+
+START_TEST(a_history_that_may_hold_less_is_emptied_at_once)
+{
+    set_up_with(SIZE_MAX);
+    for (int i = 0; i < 3; i++) {
+        count(0, MICROS_PER_UNIT);
+        settle();
+    }
+    ck_assert_uint_eq(outbox_emptied_events(outbox), 0);
+    outbox_set_history_bytes(outbox, 0);
+    ck_assert_uint_eq(outbox_history_bytes(outbox), 0);
+    ck_assert_uint_eq(outbox_emptied_events(outbox), 3);
+    outbox_note_durable(outbox, shard_of(0), 3);
+    ck_assert_uint_eq(outbox_emptied_events(outbox), 0);
     tear_down();
 }
 END_TEST
@@ -492,7 +569,7 @@ START_TEST(what_no_history_holds_is_told_as_lost)
         swap_if_drained();
         settle();
     }
-    uint32_t shard = keyspace_shard(keyspace_hash(span_of("0")), SHARDS);
+    uint32_t shard = shard_of(0);
     ck_assert_uint_eq(outbox_history_bytes(outbox), 0);
     count(0, MICROS_PER_UNIT);
     swap_if_drained();
@@ -501,6 +578,7 @@ START_TEST(what_no_history_holds_is_told_as_lost)
     ck_assert_uint_eq(loss.first_seq, 1);
     ck_assert_uint_eq(loss.last_seq, 3);
     ck_assert_uint_eq(loss.events, 3);
+    ck_assert_uint_eq(outbox_emptied_events(outbox), 0);
     for (uint64_t seq = 1; seq <= 4; seq++) {
         batch = outbox_next(outbox, shard);
         ck_assert_uint_eq(batch->seq, seq);
@@ -508,6 +586,40 @@ START_TEST(what_no_history_holds_is_told_as_lost)
         ck_assert_uint_eq(outbox_acknowledge(outbox, shard, 0).events, seq == 4);
     }
     ck_assert(outbox_drained(outbox));
+    tear_down();
+}
+END_TEST
+
+START_TEST(a_rewound_shard_owes_what_redis_and_postgres_lack)
+{
+    uint32_t shard = shard_of(0);
+    struct outbox_loss loss;
+    size_t bytes;
+
+    set_up_with(0);
+    for (int i = 0; i < 4; i++) {
+        count(0, MICROS_PER_UNIT);
+        settle();
+        outbox_set_history_bytes(outbox, SIZE_MAX); /* of the first one on nothing is emptied */
+    }
+    bytes = outbox_history_bytes(outbox);
+    ck_assert(!outbox_owes_again(outbox));
+    ck_assert_uint_eq(outbox_rewind(outbox, shard, 3, &loss), 1);
+    ck_assert(outbox_owes_again(outbox));
+    settle();
+    ck_assert(!outbox_owes_again(outbox));
+    ck_assert_uint_eq(outbox_rewind(outbox, shard, 1, &loss), 3);
+    ck_assert_uint_eq(loss.last_seq, 0);
+    ck_assert_uint_eq(outbox_history_bytes(outbox), 0);
+    settle();
+    ck_assert_uint_eq(outbox_history_bytes(outbox), bytes);
+    ck_assert_uint_eq(outbox_rewind(outbox, shard, 1, &loss), 3);
+    ck_assert_uint_eq(outbox_next(outbox, shard)->seq, 2);
+    outbox_acknowledge(outbox, shard, 3);
+    ck_assert_uint_eq(outbox_next(outbox, shard)->seq, 4);
+    outbox_acknowledge(outbox, shard, 3);
+    ck_assert_uint_eq(outbox_rewind(outbox, shard, 0, &loss), 1);
+    ck_assert_uint_eq(outbox_next(outbox, shard)->seq, 4);
     tear_down();
 }
 END_TEST
@@ -606,7 +718,7 @@ END_TEST
  * numbers, and what was on disk keeps its own. */
 START_TEST(what_died_with_its_process_is_told_as_lost)
 {
-    uint32_t shard = keyspace_shard(keyspace_hash(span_of("0")), SHARDS);
+    uint32_t shard = shard_of(0);
     struct outbox_loss loss;
 
     set_up_with(SIZE_MAX);
@@ -670,7 +782,7 @@ END_TEST
 
 START_TEST(what_the_disk_does_not_give_back_is_told_as_lost)
 {
-    uint32_t shard = keyspace_shard(keyspace_hash(span_of("0")), SHARDS);
+    uint32_t shard = shard_of(0);
 
     set_up_with(SIZE_MAX);
     for (int i = 0; i < 3; i++) {
@@ -707,9 +819,24 @@ START_TEST(what_the_disk_does_not_give_back_is_told_as_lost)
 }
 END_TEST
 
+START_TEST(only_what_is_awaited_from_disk_is_taken)
+{
+    set_up_with(SIZE_MAX);
+    ck_assert(outbox_expect(outbox, 0, &(struct batch){.seq = 3}, 0));
+    ck_assert(outbox_expect(outbox, 0, &(struct batch){.seq = 4}, 0));
+    for (uint64_t seq = 2; seq <= 5; seq++) {
+        struct batch *batch = batch_new(0);
+        batch->seq = seq == 2 ? 5 : seq == 5 ? 2 : seq;
+        ck_assert_int_eq(outbox_load(outbox, 0, batch), seq == 3 || seq == 4);
+    }
+    ck_assert(!outbox_is_away(outbox));
+    tear_down();
+}
+END_TEST
+
 START_TEST(what_the_disk_does_not_take_is_sent_from_memory)
 {
-    uint32_t shard = keyspace_shard(keyspace_hash(span_of("0")), SHARDS);
+    uint32_t shard = shard_of(0);
     const struct batch *batch;
 
     set_up_with(SIZE_MAX);
@@ -733,17 +860,22 @@ static void add_tests(TCase *tests)
     tcase_add_test(tests, fractions_are_carried_until_they_make_a_whole);
     tcase_add_test(tests, what_is_fanned_out_is_sent_before_the_table_counts_as_drained);
     tcase_add_test(tests, fractions_of_buckets_that_are_over_make_wholes_and_take_no_memory);
+    tcase_add_test(tests, a_fraction_of_a_bucket_is_awaited_by_its_own_table);
+    tcase_add_test(tests, a_fraction_without_room_counts_in_the_overflow_keys_own_shard);
     tcase_add_test(tests, a_fraction_that_was_fanned_out_is_not_again_by_later_rules);
     tcase_add_test(tests, a_key_that_came_to_zero_is_sent_all_the_same);
     tcase_add_test(tests, one_batch_in_flight_and_the_same_one_again);
     tcase_add_test(tests, only_a_shard_that_could_have_been_forgotten_is_probed);
     tcase_add_test(tests, a_shard_in_doubt_is_probed_until_redis_answers);
     tcase_add_test(tests, an_idle_shard_that_learns_that_all_is_durable_forgets_it);
+    tcase_add_test(tests, a_history_that_may_hold_less_is_emptied_at_once);
     tcase_add_test(tests, what_no_history_holds_is_told_as_lost);
+    tcase_add_test(tests, a_rewound_shard_owes_what_redis_and_postgres_lack);
     tcase_add_loop_test(tests, what_is_on_disk_is_stored_once_by_the_next_process, 0, 60);
     tcase_add_test(tests, what_died_with_its_process_is_told_as_lost);
     tcase_add_test(tests, what_was_stored_in_between_is_not_sent_empty_in_silence);
     tcase_add_test(tests, what_the_disk_does_not_give_back_is_told_as_lost);
+    tcase_add_test(tests, only_what_is_awaited_from_disk_is_taken);
     tcase_add_test(tests, what_the_disk_does_not_take_is_sent_from_memory);
     tcase_add_loop_test(tests, nothing_is_lost_or_doubled_whatever_happens, 0, 60);
 }

@@ -62,6 +62,7 @@ START_TEST(holds_many_keys_and_fills_again)
     struct table_item item;
 
     for (int round = 0; round < 3; round++) {
+        size_t bytes = round > 0 ? table_bytes(table) : SIZE_MAX;
         memset(seen, 0, KEYS);
         for (int i = 0; i < 2 * KEYS; i++) {
             char key[32];
@@ -69,6 +70,7 @@ START_TEST(holds_many_keys_and_fills_again)
             ck_assert_int_eq(add(table, key, 1 + round, 1), TABLE_OK);
         }
         ck_assert_uint_eq(table_keys(table), KEYS);
+        ck_assert_uint_le(table_bytes(table), bytes);
         for (uint32_t shard = 0; shard < SHARDS; shard++) {
             while (table_pop(table, shard, &item)) {
                 char name[32];
@@ -120,6 +122,7 @@ START_TEST(refuses_what_leaves_the_range_and_keeps_the_sum)
     ck_assert_int_eq(add(table, "a", 1, 1), TABLE_RANGE);
     ck_assert_int_eq(add(table, "a", MICROS_MAX, 1), TABLE_RANGE);
     ck_assert_int_eq(add(table, "a", -1, 1), TABLE_OK);
+    ck_assert_int_eq(add(table, "a", 1, 1), TABLE_OK);
     ck_assert_int_eq(add(table, "b", -MICROS_MAX, 1), TABLE_OK);
     ck_assert_int_eq(add(table, "b", -MICROS_MAX, 1), TABLE_RANGE);
     table_free(table);
@@ -231,6 +234,32 @@ START_TEST(carries_what_many_workers_have_left)
 }
 END_TEST
 
+/* The hash alone tells no key from another, wherever it is that they differ. */
+START_TEST(tells_keys_of_one_hash_apart)
+{
+    enum { LEN = 41 };
+    struct table *table = table_new(SHARDS, LEN * LEN);
+    char keys[LEN + 1][LEN];
+    struct table_item items[LEN + 1], item;
+
+    for (size_t len = 1; len <= LEN; len++) {
+        enum table_result result;
+        for (size_t i = 0; i <= len; i++) {
+            memset(keys[i], 'a', LEN);
+            if (i < len)
+                keys[i][i] = 'b';
+            items[i] = (struct table_item){.key = {keys[i], len}, .hash = 7, .micros = 1, .events = 2};
+        }
+        ck_assert_uint_eq(table_add_all(table, items, len + 1, &result), len + 1);
+        ck_assert_uint_eq(table_keys(table), len + 1);
+        ck_assert_uint_eq(table_events(table), 2 * (len + 1));
+        while (table_pop(table, keyspace_shard(7, SHARDS), &item))
+            ck_assert_int_eq(item.micros, 1);
+    }
+    table_free(table);
+}
+END_TEST
+
 START_TEST(takes_members_of_any_length)
 {
     struct table *table = table_new(SHARDS, 1000);
@@ -255,6 +284,7 @@ static void add_tests(TCase *tests)
     tcase_add_test(tests, carries_fractions_even_out_of_the_range_and_tells_them_apart);
     tcase_add_test(tests, many_buckets_of_a_key_stand_in_its_shard_and_not_in_each_others_way);
     tcase_add_test(tests, carries_what_many_workers_have_left);
+    tcase_add_test(tests, tells_keys_of_one_hash_apart);
     tcase_add_test(tests, takes_members_of_any_length);
 }
 

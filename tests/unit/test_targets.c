@@ -238,6 +238,20 @@ START_TEST(a_bucket_is_fine_enough_for_all_keys_that_are_counted)
 }
 END_TEST
 
+START_TEST(a_bucket_is_over_when_the_next_one_begins)
+{
+    enum { BUCKET = 1656581400 };
+    struct config *config = must_parse("{\"targets\": [{\"match\": \"*\", \"table\": "
+                                       "\"counterd.counters\", \"rollup\": {\"bucket\": \"1m\"}}]}");
+    char buf[MEMBER_LEN_MAX];
+    struct span member = span_of("a 1656581400");
+
+    ck_assert(span_is(targets_member_at(config->targets, member, BUCKET + 59, buf), "a 1656581400"));
+    ck_assert(span_is(targets_member_at(config->targets, member, BUCKET + 60, buf), "a 1656581460"));
+    config_free(config);
+}
+END_TEST
+
 START_TEST(rules_outlive_the_file_they_came_from)
 {
     struct config *config = must_parse("{\"targets\": [" POSTS "}]}");
@@ -282,6 +296,7 @@ static void add_tests(TCase *tests)
     tcase_add_test(tests, all_rules_that_match_fan_out_and_each_key_is_made_once);
     tcase_add_test(tests, a_bucket_is_fine_enough_for_all_keys_that_are_counted);
     tcase_add_test(tests, rows_are_shared_by_targets_of_one_table_and_by_what_a_star_takes);
+    tcase_add_test(tests, a_bucket_is_over_when_the_next_one_begins);
     tcase_add_test(tests, rules_outlive_the_file_they_came_from);
 }
 

@@ -168,6 +168,7 @@ class EveryStep(harness.Case):
         self.query("update counterd.ledger set gen = '00' || substr(gen, 3), applied_at = now() - interval '91 days';"
                    "update counterd.shards set head_gen = '00' || substr(head_gen, 3)")
         self.redis.call("HSET", "{counterd:0}:meta", "prev_gen", self.query("select gen from counterd.ledger")[0][0])
+        self.flusher("run", config=direct)
         self.flusher("audit", config=direct)
 
         def commit_and_die():

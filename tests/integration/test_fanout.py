@@ -6,6 +6,7 @@ import random
 import signal
 import socket
 import sys
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -76,6 +77,17 @@ class Fanout(harness.Case):
         events = [int(self.redis.call("HGET", meta, "events")) for meta in self.redis.call("KEYS", "*:meta")]
         self.assertEqual(sum(events), 3)
         self.flush_and_audit()
+
+    def test_a_request_that_makes_too_many_keys_is_refused(self):
+        counterd = self.counterd()
+        harness.wait_until(lambda: counterd.http("/readyz")[0] == 200, what="ready")
+        url = "http://{}:{}/v1/increments".format(*counterd.address("http"))
+        lines = "\n".join(f"post.views.{n}:1|c" for n in range(6000))
+        request = urllib.request.Request(url, lines.encode(), method="POST", headers={"Idempotency-Key": "k"})
+        with self.assertRaises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request, timeout=harness.DEADLINE_S)
+        self.assertEqual(refused.exception.code, 413)
+        self.assertEqual((self.redis.pending(), counterd.status()["accepted"]), ({}, 0))
 
     def flush_and_audit(self):
         self.migrate()

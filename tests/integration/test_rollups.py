@@ -93,14 +93,6 @@ class Buckets(harness.Case):
         self.assertEqual(self.redis.pending(),
                          {"m.a 1656581460": 1, "plain": 1, "m.a 1656547200": 2, "plain 1656547200": 2})
 
-
-def day(offset):
-    return datetime.datetime.now(datetime.timezone.utc).date() + datetime.timedelta(days=offset)
-
-
-def name_of(date):
-    return f"rollups_{date:%Y%m%d}"
-
     def test_fractions_of_different_buckets_make_wholes(self):
         """and of each key no more than one waits in memory, however many buckets it has been counted in"""
         self.migrate()
@@ -116,6 +108,14 @@ def name_of(date):
         self.assertEqual(totals, {"m.a": 10, "h.a": -5})
         self.flush()
         self.assertEqual(self.counters(), {"m.a": 10, "h.a": -5})
+
+
+def day(offset):
+    return datetime.datetime.now(datetime.timezone.utc).date() + datetime.timedelta(days=offset)
+
+
+def name_of(date):
+    return f"rollups_{date:%Y%m%d}"
 
 
 class Partitions(harness.Case):

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """named_tests - what a document promises, a test shows: each row of the README's table of guarantees, and each bad day of
-docs/operations.md, names the tests that do, and these exist"""
+docs/operations.md, names the tests that do, and these exist; and none stands where nothing runs it"""
 
+import ast
 import re
 import sys
 
@@ -47,8 +48,18 @@ def check(promise, text):
             yield f"no {test} in {file}: {promise}"
 
 
+def hidden():
+    """Tests that an edit has moved into a function."""
+    functions = [(path, node) for path in tree.files() if path.parts[0] == "tests" and path.suffix == ".py"
+                 for node in ast.walk(ast.parse((tree.ROOT / path).read_text())) if isinstance(node, ast.FunctionDef)]
+    for path, function in functions:
+        for inner in ast.walk(function):
+            if inner is not function and isinstance(inner, ast.FunctionDef) and inner.name.startswith("test_"):
+                yield f"{path}: {inner.name} stands in {function.name}(), where nothing runs it"
+
+
 def main():
-    wrong = []
+    wrong = list(hidden())
     for path, promises in (("README.md", guarantees()), ("docs/operations.md", bad_days())):
         if not promises:
             wrong.append(f"{path} promises nothing")

@@ -123,11 +123,11 @@ START_TEST(segments_go_oldest_first_and_not_before_all_of_them_is_settled)
     while (segments[first] == 1)
         first++;
     for (uint64_t seq = first; seq <= BATCHES; seq++)
-        spool_settle(spool, segments[seq]);
+        spool_settle(spool, segments[seq], batch->events);
     for (uint64_t seq = 1; seq < first; seq++) {
         for (uint64_t segment = 1; segment <= SEGMENTS; segment++)
             ck_assert(has_file(segment));
-        spool_settle(spool, 1);
+        spool_settle(spool, 1, batch->events);
     }
     for (uint64_t segment = 1; segment <= SEGMENTS; segment++)
         ck_assert(!has_file(segment));
@@ -232,7 +232,7 @@ START_TEST(nothing_is_written_behind_what_can_not_be_read)
     ck_assert_uint_eq(pop(spool), 3);
     spool_settle(spool, 2);
     ck_assert(has_file(1));
-    spool_settle(spool, 1);
+    spool_settle(spool, 1, batch->events);
     snprintf(aside, sizeof(aside), "%s.aside", name);
     ck_assert(!has_file(1) && faccessat(directory, aside, F_OK, 0) == 0);
     ck_assert(spool_is_empty(spool));

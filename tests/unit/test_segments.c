@@ -230,7 +230,7 @@ START_TEST(nothing_is_written_behind_what_can_not_be_read)
     push(spool, 3);
     ck_assert_uint_eq(segments[3], 2);
     ck_assert_uint_eq(pop(spool), 3);
-    spool_settle(spool, 2);
+    spool_settle(spool, 2, batch->events);
     ck_assert(has_file(1));
     spool_settle(spool, 1, batch->events);
     snprintf(aside, sizeof(aside), "%s.aside", name);

@@ -13,6 +13,10 @@
 /* Batches that are in Redis are watched until they are in Postgres: so often. */
 #define WATCH_EVERY_MS 5000
 
+/* Writers that are begun and not wholly in Postgres: each has a connection to Redis. The next one waits for
+ * the flusher then. */
+#define PASTS_MAX 512
+
 /* An earlier process's writer. */
 struct past {
     struct replay *replay;
@@ -28,6 +32,7 @@ struct replay {
     struct replay_options options;
     struct stats stats;
     LIST_HEAD(, past) pasts; /* begun, and not wholly in Postgres */
+    size_t pasts_len;
     size_t next;             /* of the writers */
     struct spool_left *left; /* by writer, of those that were not begun */
     struct event *turn;      /* what a sender calls can't free it */
@@ -122,6 +127,7 @@ static bool on_found(void *context, const struct record *record)
 static void past_free(struct past *past)
 {
     LIST_REMOVE(past, link);
+    past->replay->pasts_len--;
     sender_free(past->sender);
     spool_free(past->spool);
     free(past);
@@ -188,6 +194,7 @@ static bool begin(struct replay *replay, size_t index)
     past->replay = replay;
     past->writer = writer;
     LIST_INSERT_HEAD(&replay->pasts, past, link);
+    replay->pasts_len++;
     if (set_up(past, &error) < 0) {
         log_error(LOG_LEVEL_ERROR, "replay_failed", &error);
         past_free(past);
@@ -204,6 +211,11 @@ static bool begin(struct replay *replay, size_t index)
     return false;
 }
 
+static bool may_begin(const struct replay *replay)
+{
+    return !replay->finishing && replay->next < replay->options.writers.len && replay->pasts_len < PASTS_MAX;
+}
+
 /* One writer after the other. */
 static void on_turn(evutil_socket_t fd, short events, void *data)
 {
@@ -211,7 +223,7 @@ static void on_turn(evutil_socket_t fd, short events, void *data)
 
     (void)fd;
     (void)events;
-    while (!replay->finishing && replay->next < replay->options.writers.len)
+    while (may_begin(replay))
         if (begin(replay, replay->next++))
             return;
     watch_later(replay);
@@ -255,7 +267,9 @@ static void on_watch(evutil_socket_t fd, short events, void *data)
             note_ready(replay);
         }
     }
-    if (!LIST_EMPTY(&replay->pasts))
+    if (may_begin(replay))
+        event_active(replay->turn, EV_TIMEOUT, 0);
+    else if (!LIST_EMPTY(&replay->pasts))
         watch_later(replay);
 }
 

@@ -14,6 +14,7 @@ struct batch {
     size_t bytes;     /* of payload */
     char *payload;    /* entries, see batch_next_entry() */
     uint64_t segment; /* of the spool, while it is on disk too; 0 = it is not */
+    bool assumed; /* an earlier process went on behind it, so Redis had it: not sent unless Redis lacks it */
     struct batch *next;
 };
 

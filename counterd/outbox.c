@@ -47,7 +47,8 @@ struct outbox {
     size_t spooled;
     uint64_t unread_events; /* in batches that did not come back */
     size_t away;            /* those of them that are on disk only */
-    uint32_t empty_next;    /* the shard whose history is emptied next */
+    bool spool_broke;
+    uint32_t empty_next; /* the shard whose history is emptied next */
     struct shard shards[];
 };
 
@@ -273,28 +274,6 @@ static void make_batch(struct outbox *outbox, uint32_t index)
     outbox->batched_events += batch->events;
 }
 
-const struct batch *outbox_next(struct outbox *outbox, uint32_t index)
-{
-    struct shard *shard = &outbox->shards[index];
-
-    if (shard->in_flight)
-        return NULL;
-    if (shard->cursor_seq > shard->newest_seq)
-        make_batch(outbox, index);
-    if (shard->held && shard->away_first == 0) {
-        append_batch(shard, shard->held);
-        shard->held = NULL;
-    }
-    if (shard->cursor_seq > shard->newest_seq ||
-        (shard->away_first != 0 && shard->cursor_seq >= shard->away_first))
-        return NULL;
-    shard->in_flight = true;
-    if (shard->cursor)
-        return shard->cursor;
-    shard->blank = (struct batch){.seq = shard->cursor_seq};
-    return &shard->blank;
-}
-
 /* In memory, not acknowledged, and not on disk: there is at most one, and nothing of the shard is behind it
  * but what is held. */
 static struct batch *find_unspooled(const struct shard *shard)
@@ -364,7 +343,7 @@ bool outbox_expect(struct outbox *outbox, uint32_t index, const struct batch *ba
         shard->acknowledged = shard->emptied_last = batch->seq - 1;
         shard->cursor_seq = batch->seq;
     } else {
-        /* Those between are lost; they are counted here and given up when the next one is loaded. */
+        /* Those between are counted here, and made up for when the next one is loaded. */
         outbox->away += batch->seq - shard->newest_seq - 1;
         outbox->spooled += batch->seq - shard->newest_seq - 1;
         outbox->batched += batch->seq - shard->newest_seq - 1;
@@ -403,6 +382,7 @@ static void give_up_before(struct outbox *outbox, struct shard *shard, uint64_t 
         if (!empty)
             return;
         empty->seq = shard->away_first;
+        empty->assumed = !outbox->spool_broke;
         outbox->spooled--;
         take_back(outbox, shard, empty);
     }
@@ -421,8 +401,14 @@ bool outbox_load(struct outbox *outbox, uint32_t index, struct batch *batch)
     return true;
 }
 
+void outbox_spool_broke(struct outbox *outbox)
+{
+    outbox->spool_broke = true;
+}
+
 void outbox_spool_ended(struct outbox *outbox)
 {
+    outbox->spool_broke = true;
     for (uint32_t i = 0; i < outbox->options.shards; i++)
         give_up_before(outbox, &outbox->shards[i], UINT64_MAX);
 }
@@ -474,6 +460,30 @@ static struct outbox_ack step_cursor(struct outbox *outbox, struct shard *shard)
         point_cursor(shard);
     }
     return ack;
+}
+
+const struct batch *outbox_next(struct outbox *outbox, uint32_t index)
+{
+    struct shard *shard = &outbox->shards[index];
+
+    if (shard->in_flight)
+        return NULL;
+    while (shard->cursor && shard->cursor->assumed && shard->cursor_seq > shard->acknowledged)
+        (void)step_cursor(outbox, shard);
+    if (shard->cursor_seq > shard->newest_seq)
+        make_batch(outbox, index);
+    if (shard->held && shard->away_first == 0) {
+        append_batch(shard, shard->held);
+        shard->held = NULL;
+    }
+    if (shard->cursor_seq > shard->newest_seq ||
+        (shard->away_first != 0 && shard->cursor_seq >= shard->away_first))
+        return NULL;
+    shard->in_flight = true;
+    if (shard->cursor)
+        return shard->cursor;
+    shard->blank = (struct batch){.seq = shard->cursor_seq};
+    return &shard->blank;
 }
 
 static void forget_emptied(struct outbox *outbox, struct shard *shard)
@@ -538,12 +548,18 @@ uint64_t outbox_rewind(struct outbox *outbox, uint32_t index, uint64_t last, str
         return 0;
     shard->cursor_seq = last + 1;
     point_cursor(shard);
-    for (struct batch *batch = shard->cursor ? shard->cursor : shard->first; batch && batch->seq < from;
-         batch = batch->next)
-        outbox->history_bytes -= batch_size(batch);
     if (shard->emptied_last > last) {
         *ret_loss = (struct outbox_loss){last + 1, shard->emptied_last, shard->emptied_events};
         forget_emptied(outbox, shard);
+    }
+    for (struct batch *batch = shard->cursor ? shard->cursor : shard->first; batch && batch->seq < from;
+         batch = batch->next) {
+        outbox->history_bytes -= batch_size(batch);
+        if (batch->assumed) {
+            ret_loss->first_seq = ret_loss->first_seq > 0 ? ret_loss->first_seq : batch->seq;
+            ret_loss->last_seq = batch->seq;
+            batch->assumed = false;
+        }
     }
     return from - shard->cursor_seq;
 }

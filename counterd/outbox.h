@@ -91,7 +91,7 @@ uint64_t outbox_probe(const struct outbox *outbox, uint32_t shard);
 
 /* What a rollback of Redis took that no history held. */
 struct outbox_loss {
-    uint64_t first_seq, last_seq; /* 0, 0: nothing */
+    uint64_t first_seq, last_seq; /* from the first to the last that is missing; 0, 0: nothing */
     uint64_t events; /* at most: those of batches already in Postgres can't be told apart any more */
 };
 
@@ -125,9 +125,13 @@ size_t outbox_loaded(const struct outbox *outbox);
 bool outbox_load(struct outbox *outbox, uint32_t shard, struct batch *batch);
 
 /* For an outbox that has done nothing yet: an earlier process has left this batch on disk; every one is told,
- * in the order in which they are going to be loaded. What came before the first is taken as acknowledged, its
- * content gone. False when the batch is not one that will be awaited. */
+ * in the order in which they are going to be loaded. What came before the first, and between, is taken as
+ * acknowledged, its content gone. False when the batch is not one that will be awaited. */
 bool outbox_expect(struct outbox *outbox, uint32_t shard, const struct batch *batch, uint64_t durable);
+
+/* Something on disk can't be read: what is missing between batches that are loaded from here on need not have
+ * been acknowledged. */
+void outbox_spool_broke(struct outbox *outbox);
 
 /* The disk gives no more: empty batches take the place of what is still awaited. */
 void outbox_spool_ended(struct outbox *outbox);

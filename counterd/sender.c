@@ -95,6 +95,7 @@ static void load(struct sender *sender)
         uint32_t shard;
         r = spool_pop(sender->options.spool, &shard, &batch, &error);
         if (r < 0) {
+            outbox_spool_broke(sender->outbox);
             sender_tell_spool_error(sender, &error);
         } else if (batch) {
             (void)outbox_load(sender->outbox, shard, batch);

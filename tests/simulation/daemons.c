@@ -15,6 +15,10 @@
 
 #define REDIS_TIMEOUT_MS 20000
 
+/* A few batches; more than there will be. */
+#define SHORT_HISTORY_BYTES 400
+#define LONG_HISTORY_BYTES  INT_MAX
+
 /* The daemon whose events of k0 count for k5 too. */
 #define FANS_OUT 1
 
@@ -47,7 +51,7 @@ void simulation_begin(void)
 
 static void remove_spool(int index, bool with_directory)
 {
-    char path[sizeof(directory) + 8];
+    char path[sizeof(directory) + 16];
     struct dirent *entry;
     DIR *listing;
 
@@ -78,6 +82,7 @@ void daemons_begin(struct world *of)
     world->torn = -1;
     for (int i = 0; i < DAEMONS; i++) {
         remove_spool(i, false);
+        configs[i]->history_bytes = has_short_history(world) ? SHORT_HISTORY_BYTES : LONG_HISTORY_BYTES;
         world->daemons[i].config = configs[i];
         world->daemons[i].spool_directory = -1;
     }
@@ -181,6 +186,11 @@ void __wrap_log_event(enum log_level level, const char *event, const char *forma
     vsnprintf(text, sizeof(text), format, args);
     va_end(args);
     tell(world, "    %s %s", event, text);
+    if (strcmp(event, "increments_lost") != 0)
+        return;
+    world->outcome.losses++;
+    if (!world->schedule->rollbacks)
+        complain(world, "something is said to be lost: %s", text);
 }
 
 void __wrap_log_error(enum log_level level, const char *event, const struct error *error)

@@ -298,6 +298,12 @@ static void store_batch(struct message *message)
         complain(world, "Redis has taken batch %d of w%d without its content", (int)message->seq,
                  message->writer);
     sent->stored = true;
+    if (answer == MEMORY_OK && memory_is_blank(&message->deltas)) {
+        sent->blanked = true;
+        if (world->outcome.losses == 0)
+            complain(world, "batch %d of w%d goes without its content, and nobody has said so",
+                     (int)message->seq, message->writer);
+    }
     if (world->redis_refuses && roll(world, 4) == 0)
         message->answer = STORE_UNREPLICATED;
 }

@@ -8,10 +8,11 @@
  * same seed is the same run. After every step is checked that
  * - each value in Postgres is the sum of exactly those batches that the vector says are in;
  * - Redis takes no batch twice, and the same number is always the same batch;
+ * - what Redis lacks and nobody has is told as lost;
  * - who is told that its increments are stored has them all acknowledged;
  * - the audit finds nothing lost or doubled, and is balanced as long as Redis keeps its data.
  * In the end the faults stop, everybody starts again and finishes, and each batch has to be in Postgres:
- * - of a daemon that lives, whatever happened to Redis;
+ * - of a daemon that lives, whatever happened to Redis, as far as its history reaches, or it told a loss;
  * - of one that was stopped, unless it said that it has dropped some: what Redis acknowledged, if Redis has
  *   not gone back since; what it did not, from the disk;
  * - of one that was killed: what was acknowledged, if Redis has not gone back since, and what was on disk.
@@ -36,6 +37,7 @@ struct outcome {
     unsigned stops;   /* that were clean: Redis, or the disk, has all */
     unsigned spooled; /* batches that went to disk */
     unsigned answers; /* to those who wait until all is stored */
+    unsigned losses;  /* that were told */
 };
 
 /* Around all runs: the directory in which they have their spools. */

@@ -39,11 +39,16 @@ START_TEST(conservation_whatever_the_schedule)
         sum.crashes += outcome.crashes;
         sum.rollbacks += outcome.rollbacks;
         sum.quarantined += outcome.quarantined;
+        sum.stops += outcome.stops;
+        sum.spooled += outcome.spooled;
+        sum.answers += outcome.answers;
+        sum.losses += outcome.losses;
     }
     /* Else the schedules proved nothing. */
     if (schedules >= 1000)
         ck_assert(sum.commits > schedules && sum.crashes > schedules && sum.rollbacks > schedules / 2 &&
-                  sum.quarantined > schedules / 10);
+                  sum.quarantined > schedules / 10 && sum.stops > schedules / 2 && sum.spooled > schedules &&
+                  sum.answers > schedules && sum.losses > schedules / 50);
 }
 END_TEST
 

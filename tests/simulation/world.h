@@ -28,6 +28,7 @@ struct process {
 struct sent {
     struct memory_deltas deltas;
     bool made, stored, acknowledged, spooled;
+    bool blanked;       /* Redis has taken an empty one in its place */
     int holder;         /* the process that had it last */
     unsigned rollbacks; /* how many there had been when it was last acknowledged */
 };
@@ -145,6 +146,9 @@ bool daemon_is_idle(const struct world *world, int index);
 
 /* How many processes may still be started: each is a writer, for whom there must be room. */
 int processes_left(const struct world *world);
+
+/* Whether daemons have no room for much of what Redis acknowledged: they say what they lose by that. */
+bool has_short_history(const struct world *world);
 
 struct memory_deltas deltas_of(const struct batch *batch);
 

@@ -634,6 +634,40 @@ START_TEST(what_died_with_its_process_is_told_as_lost)
 }
 END_TEST
 
+/* The second batch was acknowledged before it had to be written, the first one's segment is still there: the
+ * second is Redis's, unless Redis lacks it, which is told. */
+START_TEST(what_was_stored_in_between_is_not_sent_empty_in_silence)
+{
+    uint32_t shard = keyspace_shard(keyspace_hash(span_of("0")), SHARDS);
+    struct outbox_loss loss;
+
+    set_up_with(SIZE_MAX);
+    count(0, MICROS_PER_UNIT);
+    swap_if_drained();
+    ck_assert(spool(shard, true));
+    settle();
+    count(0, MICROS_PER_UNIT);
+    settle();
+    count(0, MICROS_PER_UNIT);
+    disk[0].settled = false;
+    restart();
+    ck_assert(load());
+    ck_assert_uint_eq(outbox_next(outbox, shard)->seq, 1);
+    outbox_acknowledge(outbox, shard, 0);
+    ck_assert(load());
+    ck_assert_uint_eq(outbox_next(outbox, shard)->seq, 3);
+    ck_assert_uint_eq(outbox_rewind(outbox, shard, 1, &loss), 1);
+    ck_assert_uint_eq(loss.first_seq, 2);
+    ck_assert_uint_eq(loss.last_seq, 2);
+    for (uint64_t seq = 2; seq <= 3; seq++) {
+        ck_assert_uint_eq(outbox_next(outbox, shard)->seq, seq);
+        outbox_acknowledge(outbox, shard, 0);
+    }
+    ck_assert(outbox_stored(outbox));
+    tear_down();
+}
+END_TEST
+
 START_TEST(what_the_disk_does_not_give_back_is_told_as_lost)
 {
     uint32_t shard = keyspace_shard(keyspace_hash(span_of("0")), SHARDS);
@@ -650,6 +684,7 @@ START_TEST(what_the_disk_does_not_give_back_is_told_as_lost)
     ck_assert(load());
     /* The second can't be read. */
     disk_read++;
+    outbox_spool_broke(outbox);
     ck_assert(load());
     ck_assert(!load());
     for (uint64_t seq = 1; seq <= 3; seq++) {
@@ -707,6 +742,7 @@ static void add_tests(TCase *tests)
     tcase_add_test(tests, what_no_history_holds_is_told_as_lost);
     tcase_add_loop_test(tests, what_is_on_disk_is_stored_once_by_the_next_process, 0, 60);
     tcase_add_test(tests, what_died_with_its_process_is_told_as_lost);
+    tcase_add_test(tests, what_was_stored_in_between_is_not_sent_empty_in_silence);
     tcase_add_test(tests, what_the_disk_does_not_give_back_is_told_as_lost);
     tcase_add_test(tests, what_the_disk_does_not_take_is_sent_from_memory);
     tcase_add_loop_test(tests, nothing_is_lost_or_doubled_whatever_happens, 0, 60);

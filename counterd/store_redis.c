@@ -24,6 +24,7 @@ struct store {
     bool script_known; /* Redis has the script: EVALSHA will do */
     /* redis.wait_replicas: appends of one turn of the loop share a WAIT behind them. */
     struct event *turn_end;
+    bool wait_due;
     struct held held[SHARDS_MAX];
     TAILQ_HEAD(held_parts, once_part) held_parts;
     struct request request; /* the one that is being written */
@@ -98,8 +99,9 @@ static void on_turn_end(evutil_socket_t fd, short events, void *data)
 
     (void)fd;
     (void)events;
-    if (!link_ready(store->link))
+    if (!store->wait_due || !link_ready(store->link))
         return;
+    store->wait_due = false;
     request_begin(&store->request);
     request_add_text(&store->request, "WAIT");
     request_add_number(&store->request, store->config->redis.wait_replicas);
@@ -110,8 +112,10 @@ static void on_turn_end(evutil_socket_t fd, short events, void *data)
 
 static void want_wait(struct store *store)
 {
-    if (store->config->redis.wait_replicas > 0)
-        event_active(store->turn_end, EV_TIMEOUT, 0);
+    if (store->config->redis.wait_replicas == 0)
+        return;
+    store->wait_due = true;
+    event_active(store->turn_end, EV_TIMEOUT, 0);
 }
 
 /* --- commands --- */
@@ -340,6 +344,7 @@ static void on_link_lost(void *context, enum link_state state, const struct erro
 {
     struct store *store = context;
 
+    store->wait_due = false;
     memset(store->held, 0, sizeof(store->held));
     tell_held_parts(store, ONCE_UNKNOWN, NULL);
     store->callbacks.on_lost(store->callbacks.context, state, error);

@@ -64,24 +64,6 @@ class Replicas(harness.Replicated):
             self.assertEqual(stream.makefile("rb").readline(), b"SYNCED x\n")
         self.assertEqual(self.replica.pending(), {"a": 2})
 
-    def test_what_was_held_back_on_a_connection_ends_with_it(self):
-        """On the next one Redis refuses the batch, which says nothing of what a WAIT is told there."""
-        self.start_replica()
-        counterd = self.patient()
-        self.assertEqual(self.post(counterd, ["a:1|c"])[0], 200)
-        self.replica.signal(signal.SIGSTOP)
-        counterd.send_udp(["a:2|c"])
-        harness.wait_until(lambda: self.primary.pending() == {"a": 3}, what="the primary has it")
-        [writers] = self.primary.call("KEYS", "*:writers")
-        self.primary.call("RENAME", writers, "spare")
-        self.primary.call("SET", writers, "of a wrong type")
-        self.primary.call("CLIENT", "KILL", "TYPE", "normal")
-        counterd.wait_event("append_refused")
-        self.primary.call("RENAME", "spare", writers)
-        self.replica.signal(signal.SIGCONT)
-        counterd.settle(2)
-        self.assertEqual(self.replica.pending(), {"a": 3})
-
     def test_what_is_acknowledged_survives_a_failover(self):
         """Both the daemon and the primary die at once, right after an answer."""
         self.start_replica()
@@ -110,6 +92,24 @@ class Replicas(harness.Replicated):
         self.replica.signal(signal.SIGCONT)
         self.assertEqual(counterd.wait(), harness.EXIT_OK)
         self.assertEqual(self.replica.pending(), {"a": 1})
+
+    def test_what_was_held_back_on_a_connection_ends_with_it(self):
+        """On the next one Redis refuses the batch, which says nothing of what a WAIT is told there."""
+        self.start_replica()
+        counterd = self.patient()
+        self.assertEqual(self.post(counterd, ["a:1|c"])[0], 200)
+        self.replica.signal(signal.SIGSTOP)
+        counterd.send_udp(["a:2|c"])
+        harness.wait_until(lambda: self.primary.pending() == {"a": 3}, what="the primary has it")
+        [writers] = self.primary.call("KEYS", "*:writers")
+        self.primary.call("RENAME", writers, "spare")
+        self.primary.call("SET", writers, "of a wrong type")
+        self.primary.call("CLIENT", "KILL", "TYPE", "normal")
+        counterd.wait_event("append_refused")
+        self.primary.call("RENAME", "spare", writers)
+        self.replica.signal(signal.SIGCONT)
+        counterd.settle(2)
+        self.assertEqual(self.replica.pending(), {"a": 3})
 
 
 if __name__ == "__main__":

@@ -564,11 +564,11 @@ START_TEST(a_rewound_shard_owes_what_redis_and_postgres_lack)
         outbox_set_history_bytes(outbox, SIZE_MAX); /* of the first one on nothing is emptied */
     }
     bytes = outbox_history_bytes(outbox);
-    ck_assert(!outbox_owes_again(outbox));
+    ck_assert(!outbox_owes(outbox));
     ck_assert_uint_eq(outbox_rewind(outbox, shard, 3, &loss), 1);
-    ck_assert(outbox_owes_again(outbox));
+    ck_assert(outbox_owes(outbox));
     settle();
-    ck_assert(!outbox_owes_again(outbox));
+    ck_assert(!outbox_owes(outbox));
     ck_assert_uint_eq(outbox_rewind(outbox, shard, 1, &loss), 3);
     ck_assert_uint_eq(loss.last_seq, 0);
     ck_assert_uint_eq(outbox_history_bytes(outbox), 0);

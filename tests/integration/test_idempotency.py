@@ -347,12 +347,13 @@ class Vector(RollbackCase):
         [[writer]] = self.query("select distinct writer from counterd.writers")
         for shard in range(8):  # as a reset leaves it
             self.redis.call("HSET", f"{{counterd:{shard}}}:writers", writer, 1)
+        self.query("insert into counterd.writers values ('counterd', 0, 'a worker', 5, now() - interval '1 day')")
         self.query("insert into counterd.quarantine (namespace, gen, shard, prev_gen, identity, vector, members, deltas,"
                    " accepted_at_seal, opened_at, sealed_at)"
                    " values ('counterd', 'by-hand', 3, '', '{}', '{}', '{}', '{}', 0, now(), now())")
         short = self.write_config("short.json", idempotency={"ttl_s": 1, "rollback_s": 0})
         harness.wait_until(lambda: self.flush(config=short, code=None) and self.rows() < 8, what="rows go")
-        self.assertEqual(self.query("select shard from counterd.writers"), [["3"]])
+        self.assertEqual(self.query("select shard, writer from counterd.writers order by 1"), [["0", "a worker"], ["3", writer]])
         self.assertEqual([self.redis.call("HLEN", f"{{counterd:{shard}}}:writers") for shard in range(8)],
                          [shard == 3 for shard in range(8)])
 

@@ -230,6 +230,8 @@ class Living(Merge):
                     self.flush()
         self.flush()
         self.check()
+        # At home in the first lane, whatever their keys are.
+        self.assertEqual({key.split(b":")[0] for key in self.redis.call("KEYS", "*:token:*")}, {b"{counterd"})
 
     def test_kill_9_of_both(self):
         for rounds in range(4):

@@ -390,6 +390,7 @@ static void on_stored(void *context)
 
     asker->waits = false;
     asker->world->outcome.answers++;
+    check_stored(asker->world, writer);
     if (acknowledged < asker->events)
         complain(asker->world, "w%d says that %d increments are stored, and Redis has acknowledged %d",
                  writer, (int)asker->events, (int)acknowledged);

@@ -62,6 +62,32 @@ uint64_t acknowledged_events(const struct world *world, int writer)
     return events;
 }
 
+static bool was_blank(const uint64_t blanks[MEMORY_WRITERS], int writer, int seq)
+{
+    return blanks[writer] >> seq & 1;
+}
+
+static bool is_in_quarantine(const struct memory_postgres *postgres, int writer, int seq)
+{
+    for (size_t i = 0; i < postgres->quarantine_len; i++) {
+        const struct memory_quarantine *row = &postgres->quarantine[i];
+        if (row->low[writer] <= seq && seq <= row->high[writer] && !was_blank(row->blanks, writer, seq))
+            return true;
+    }
+    return false;
+}
+
+void check_stored(struct world *world, int writer)
+{
+    for (uint32_t shard = 0; shard < SHARDS; shard++) {
+        const struct memory_store *store = &world->stores[shard];
+        for (int seq = 1; seq <= BATCHES_MAX; seq++)
+            if (world->sent[writer][shard][seq].acknowledged && seq > store->redis.writers[writer] &&
+                seq > store->postgres.vector[writer] && !is_in_quarantine(&store->postgres, writer, seq))
+                complain(world, "w%d says that all is stored, and batch %d of it is nowhere", writer, seq);
+    }
+}
+
 void check_counted(struct world *world, const struct daemon *daemon)
 {
     for (int key = 0; key < MEMORY_KEYS; key++) {
@@ -73,11 +99,6 @@ void check_counted(struct world *world, const struct daemon *daemon)
             complain(world, "w%d has counted %.2f of k%d, and %.2f of that is in no batch", daemon->writer,
                      (double)daemon->counted[key] / MICROS_PER_UNIT, key, (double)rest / MICROS_PER_UNIT);
     }
-}
-
-static bool was_blank(const uint64_t blanks[MEMORY_WRITERS], int writer, int seq)
-{
-    return blanks[writer] >> seq & 1;
 }
 
 void check_values(struct world *world, int shard)
@@ -99,16 +120,6 @@ void check_values(struct world *world, int shard)
 static bool is_in_postgres(const struct memory_postgres *postgres, int writer, int seq)
 {
     return seq <= postgres->vector[writer] && !was_blank(postgres->blanks, writer, seq);
-}
-
-static bool is_in_quarantine(const struct memory_postgres *postgres, int writer, int seq)
-{
-    for (size_t i = 0; i < postgres->quarantine_len; i++) {
-        const struct memory_quarantine *row = &postgres->quarantine[i];
-        if (row->low[writer] <= seq && seq <= row->high[writer] && !was_blank(row->blanks, writer, seq))
-            return true;
-    }
-    return false;
 }
 
 /* Whether it may be gone: the only places where it was are memories that have ended, one way or another. */

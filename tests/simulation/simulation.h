@@ -9,7 +9,7 @@
  * - each value in Postgres is the sum of exactly those batches that the vector says are in;
  * - Redis takes no batch twice, and the same number is always the same batch;
  * - what Redis lacks and nobody has is told as lost;
- * - who is told that its increments are stored has them all acknowledged;
+ * - who is told that its increments are stored has them all acknowledged, and nothing of that is forgotten;
  * - the audit finds nothing lost or doubled, and is balanced as long as Redis keeps its data.
  * In the end the faults stop, everybody starts again and finishes, and each batch has to be in Postgres:
  * - of a daemon that lives, whatever happened to Redis, as far as its history reaches, or it told a loss;

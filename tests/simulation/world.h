@@ -159,6 +159,9 @@ struct sent *note_batch(struct world *world, int holder, int writer, uint32_t sh
 /* Of all its batches, how many increments are acknowledged. */
 uint64_t acknowledged_events(const struct world *world, int writer);
 
+/* What was acknowledged is in Redis, or in Postgres. */
+void check_stored(struct world *world, int writer);
+
 /* What was counted is in batches, but for less than a unit of a key. */
 void check_counted(struct world *world, const struct daemon *daemon);
 

@@ -148,6 +148,8 @@ static bool expect_next(void *context, const struct record *record)
 
 START_TEST(another_process_finds_them_in_order_and_goes_on_behind_them)
 {
+    struct spool_options options = {.directory = directory, .namespace = "n", .shards = 1};
+    struct spool_writers writers;
     uint64_t found = 0;
     struct spool_finder finder = {&found, expect_next};
     struct spool *spool = fill();
@@ -155,6 +157,9 @@ START_TEST(another_process_finds_them_in_order_and_goes_on_behind_them)
     uint64_t bytes = spool_bytes(spool);
 
     spool_free(spool);
+    ck_assert_int_eq(spool_list(&options, &writers, &error), 0);
+    ck_assert_uint_eq(writers.len, 1);
+    ck_assert_str_eq(writers.ids[0], WRITER);
     spool = open_spool();
     ck_assert_int_eq(spool_adopt(spool, &finder, &error), 0);
     ck_assert_uint_eq(found, BATCHES);

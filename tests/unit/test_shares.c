@@ -180,6 +180,12 @@ START_TEST(statements_hold_names_as_they_were_quoted)
     ck_assert_ptr_nonnull(strstr(upsert, "GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"));
     free(update);
     free(upsert);
+    layout.time_use = TIME_TOUCH;
+    update = statement_update(&layout);
+    ck_assert_ptr_nonnull(strstr(update, "max(i.at) AS at"));
+    ck_assert_ptr_nonnull(strstr(update, "bucket = GREATEST(t.bucket, u.at)"));
+    free(update);
+    layout.time_use = TIME_BUCKET;
     layout.merge = MERGE_MAX;
     update = statement_update(&layout);
     layout.merge = MERGE_MIN;

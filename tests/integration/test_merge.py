@@ -323,6 +323,12 @@ class Script(harness.Case):
         self.assertEqual(self.redis.script("audit", 0, 10)[7], b"")
         self.assertEqual(self.redis.pending(), {"a": most, "b": 2})
 
+    def test_more_members_than_a_command_can_have(self):
+        members = [word for n in range(9000) for word in (f"key.{n}", n)]
+        for seq in (1, 2):
+            self.assertEqual(self.call("w", seq, 0, 9000, *members)[0], b"OK")
+        self.assertEqual(self.redis.pending(), {f"key.{n}": 2 * n for n in range(9000)})
+
     def test_no_running_total_leaves_its_range(self):
         for full in ("accepted", "events"):
             self.redis.call("HSET", "{counterd:0}:meta", "accepted", 0, "events", 0, full, 92 * 10**17)

@@ -70,9 +70,10 @@ class Case(unittest.TestCase):
         return process
 
     def write_config(self, name="counterd.json", **changes):
-        path = self.dir / name
-        path.write_text(json.dumps({**self.config, **changes}))
-        return path
+        """All at once: who reads it meanwhile finds the one before, or this one."""
+        path, new = self.dir / name, self.dir / f"{name}.new"
+        new.write_text(json.dumps({**self.config, **changes}))
+        return new.rename(path)
 
     def counterd(self, name="counterd", event="ready", env=None, **changes):
         """A running counterd with this test's configuration, with some keys changed."""

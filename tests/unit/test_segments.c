@@ -160,6 +160,7 @@ START_TEST(another_process_finds_them_in_order_and_goes_on_behind_them)
     ck_assert_int_eq(spool_list(&options, &writers, &error), 0);
     ck_assert_uint_eq(writers.len, 1);
     ck_assert_str_eq(writers.ids[0], WRITER);
+    spool_writers_done(&writers);
     spool = open_spool();
     ck_assert_int_eq(spool_adopt(spool, &finder, &error), 0);
     ck_assert_uint_eq(found, BATCHES);

@@ -132,11 +132,6 @@ int __wrap_fsync(int fd)
     return 0;
 }
 
-static int number_of(const char *writer)
-{
-    return atoi(writer + 1);
-}
-
 struct spool *__wrap_spool_new(const struct spool_options *options)
 {
     struct spool *spool = __real_spool_new(options);

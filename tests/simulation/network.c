@@ -237,7 +237,7 @@ void store_append(struct store *store, uint32_t shard, const char *writer, uint6
 {
     struct message message = {
         .connection = store->number,
-        .writer = atoi(writer + 1),
+        .writer = number_of(writer),
         .shard = shard,
         .seq = (int64_t)batch->seq,
         .known_durable = (int64_t)known_durable,
@@ -254,7 +254,7 @@ void store_probe(struct store *store, uint32_t shard, const char *writer, uint64
 {
     struct message message = {
         .connection = store->number,
-        .writer = atoi(writer + 1),
+        .writer = number_of(writer),
         .shard = shard,
         .is_probe = true,
         .seq = (int64_t)seq,
@@ -316,6 +316,8 @@ static void probe(struct message *message)
 
     message->answer = answer == MEMORY_GAP ? STORE_GAP : STORE_APPLIED;
     message->answer_seq = (uint64_t)seq;
+    if (world->redis_refuses && roll(world, 4) == 0)
+        message->answer = STORE_REFUSED;
     if (memory_mutant == MUTANT_NO_PROBE) {
         message->answer = STORE_APPLIED;
         message->answer_seq = (uint64_t)message->known_durable;

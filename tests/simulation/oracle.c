@@ -1,4 +1,5 @@
 /* What has to be true, by what the simulation knows of every batch. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "lib/decimal.h"
@@ -7,6 +8,11 @@
 int processes_left(const struct world *world)
 {
     return MEMORY_WRITERS - world->writers;
+}
+
+int number_of(const char *writer)
+{
+    return atoi(writer + 1);
 }
 
 bool has_short_history(const struct world *world)

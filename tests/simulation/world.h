@@ -109,7 +109,7 @@ void complain(struct world *world, const char *format, ...) PRINTF(2, 3);
 
 /* --- network.c --- */
 
-/* To whom connections belong that are made from now on, and whose they are by their configuration. */
+/* Connections that are made from now on are this world's. */
 void network_begin(struct world *world);
 
 /* The oldest message of a connection, or any that nobody waits for any more: the network brings it to Redis,
@@ -146,6 +146,9 @@ bool daemon_is_idle(const struct world *world, int index);
 
 /* How many processes may still be started: each is a writer, for whom there must be room. */
 int processes_left(const struct world *world);
+
+/* Of a writer, by its name. */
+int number_of(const char *writer);
 
 /* Whether daemons have no room for much of what Redis acknowledged: they say what they lose by that. */
 bool has_short_history(const struct world *world);

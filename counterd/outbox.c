@@ -47,8 +47,8 @@ struct outbox {
     size_t spooled;
     uint64_t unread_events; /* in batches that did not come back */
     size_t away;            /* those of them that are on disk only */
-    bool spool_broke;
-    uint32_t empty_next; /* the shard whose history is emptied next */
+    bool spool_broke;       /* what is missing on disk may never have been stored */
+    uint32_t empty_next;    /* the shard whose history is emptied next */
     struct shard shards[];
 };
 

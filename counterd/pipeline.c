@@ -149,14 +149,19 @@ static void spool_everything(struct pipeline *pipeline)
     sender_sync(pipeline->sender);
 }
 
+static void tell_done(struct pipeline *pipeline)
+{
+    pipeline->done = true;
+    pipeline->options.on_done(pipeline->options.context);
+}
+
 static void give_up(struct pipeline *pipeline)
 {
     if (pipeline->done)
         return;
     if (pipeline->spool)
         spool_everything(pipeline);
-    pipeline->done = true;
-    pipeline->options.on_done(pipeline->options.context);
+    tell_done(pipeline);
 }
 
 static void finish_if_stored(struct pipeline *pipeline)
@@ -164,13 +169,10 @@ static void finish_if_stored(struct pipeline *pipeline)
     /* What was acknowledged is not on disk. */
     if (!pipeline->finishing || pipeline->done || !sender_is_sure(pipeline->sender))
         return;
-    if (pipeline->spool && (pipeline->away || outbox_is_spooled(pipeline->outbox))) {
+    if (pipeline->spool && (pipeline->away || outbox_is_spooled(pipeline->outbox)))
         give_up(pipeline);
-    } else if (outbox_stored(pipeline->outbox) && !outbox_owes(pipeline->outbox) &&
-               table_events(filling_table(pipeline)) == 0) {
-        pipeline->done = true;
-        pipeline->options.on_done(pipeline->options.context);
-    }
+    else if (outbox_stored(pipeline->outbox) && table_events(filling_table(pipeline)) == 0)
+        tell_done(pipeline);
 }
 
 /* Once per turn in which something may have moved. */

@@ -264,6 +264,8 @@ static void refuse(struct sender *sender, uint32_t shard, const char *why)
     trouble_set(&sender->options.stats->trouble, why);
     outbox_unsend(sender->outbox, shard);
     sender->refused[shard] = true;
+    /* A Redis that takes nothing can be asked all the same, and while batches are tried in vain nobody else
+     * does. */
     (void)probe_shard(sender, shard);
     retry_later(sender);
     if (log_is_due(&sender->refused_logged_ms))
